@@ -1,0 +1,209 @@
+"""From a full-precision network to its quantized copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from .gate import DynamicGate
+from .networks import Quantization, SuperResolutionNetwork
+from .networks.base import check_variant
+from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer, WeightQuantizer
+from .uniform import check_bits
+
+# Fully quantized networks keep the shortcut of an addition at 8 bits (section 7).
+SKIP_BITS = 8
+PHASES = ("new", "initialized", "warm-up", "live")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The paper's settings for one architecture (sections 3, 5 and 6)."""
+
+    gate_ratio: float
+    percentile: float
+    weight_percentile: float
+
+
+DEFAULTS = {
+    "edsr": Defaults(gate_ratio=0.3, percentile=99, weight_percentile=99),
+    "rdn": Defaults(gate_ratio=0.5, percentile=95, weight_percentile=100),
+    "srresnet": Defaults(gate_ratio=0.1, percentile=99, weight_percentile=99),
+    "srgan": Defaults(gate_ratio=0.1, percentile=99, weight_percentile=99),
+}
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution whose weight passes a quantizer in each forward pass; the bias stays in full precision."""
+
+    weight_quantizer: WeightQuantizer
+
+    @classmethod
+    def from_float(cls, convolution: nn.Conv2d, weight_quantizer: WeightQuantizer) -> QuantizedConv2d:
+        """A quantized convolution that takes over the parameters of `convolution`."""
+        quantized = cls(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            device="meta",  # no memory and no random numbers for weights that are replaced at once
+        )
+        quantized.weight, quantized.bias = convolution.weight, convolution.bias
+        quantized.weight_quantizer = weight_quantizer
+        weight_quantizer.initialize(convolution.weight.detach())
+        return quantized
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+
+
+def quantize(
+    network: SuperResolutionNetwork,
+    method: str = "ddtb",
+    bits: int = 2,
+    *,
+    variant: str = "paper",
+    gate_ratio: float | None = None,
+    percentile: float | None = None,
+    fully: bool = False,
+) -> SuperResolutionNetwork:
+    """A quantized copy of a full-precision network; the original stays as it is.
+
+    `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant`
+    chooses the quantization points and, for DDTB, whether to behave like the paper or like the released code.
+    `gate_ratio` (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer)
+    default to the paper's for the architecture. `fully` quantizes first, last and upsampling layers too, with
+    the shortcuts of additions at 8 bits.
+
+    The copy's bounds are meaningless until `initialize` has seen data. Raises `ValueError` for anything it does
+    not know, and for a network that is quantized already.
+    """
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}; the known ones are {', '.join(METHODS)}.")
+    if network.quantization is not None:
+        raise ValueError("This network is quantized already; quantize the full-precision network it came from.")
+    rule, defaults = METHODS[method], DEFAULTS[network.name]
+    check_bits(bits, rule.lowest_bits, rule.highest_bits)
+    check_variant(variant)
+    gate_ratio = defaults.gate_ratio if gate_ratio is None else gate_ratio
+    if not 0 <= gate_ratio <= 1:
+        raise ValueError(f"gate_ratio is {gate_ratio!r}, expected 0 to 1.")
+    percentile = defaults.percentile if percentile is None else percentile
+    if not 50 < percentile <= 100:
+        raise ValueError(f"percentile is {percentile!r}, expected more than 50 and at most 100.")
+
+    student = copy.deepcopy(network)
+    points = student.quantization_points(variant, fully)
+    for point in points.activations:
+        width = SKIP_BITS if point.skip else bits
+        student.set_submodule(point.path, rule.activation(width, point, variant).to(student.device))
+    for path in points.weights:
+        convolution = student.get_submodule(path)
+        assert isinstance(convolution, nn.Conv2d)
+        weight_quantizer = rule.weight(bits, defaults.weight_percentile).to(student.device)
+        student.set_submodule(path, QuantizedConv2d.from_float(convolution, weight_quantizer))
+    student.quantization = Quantization(
+        method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully
+    )
+    student.phase = "new"
+    return student
+
+
+def require_quantization(network: SuperResolutionNetwork) -> Quantization:
+    """The network's `Quantization`; raises `ValueError` for a full-precision network."""
+    if network.quantization is None:
+        raise ValueError("This network is in full precision; call ddtb_lite.quantize(network, …) first.")
+    return network.quantization
+
+
+def activation_quantizers(student: SuperResolutionNetwork) -> dict[str, ActivationQuantizer]:
+    """The activation quantizers by path, in the order of `quantization_points`."""
+    quantization = require_quantization(student)
+    points = student.quantization_points(quantization.variant, quantization.fully)
+    return {point.path: _activation_quantizer(student, point.path) for point in points.activations}
+
+
+def _activation_quantizer(student: SuperResolutionNetwork, path: str) -> ActivationQuantizer:
+    quantizer = student.get_submodule(path)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return quantizer
+
+
+def quantized_convolutions(student: SuperResolutionNetwork) -> dict[str, QuantizedConv2d]:
+    """The quantized convolutions by path."""
+    return {name: module for name, module in student.named_modules() if isinstance(module, QuantizedConv2d)}
+
+
+def attach_gates(student: SuperResolutionNetwork, paths: Iterable[str]) -> None:
+    """Give the quantizers at `paths` a freshly initialized dynamic gate each, and take away all others'."""
+    quantization = require_quantization(student)
+    chosen = set(paths)
+    points = student.quantization_points(quantization.variant, quantization.fully)
+    unknown = chosen - {point.path for point in points.activations}
+    if unknown:
+        raise ValueError(f"No quantizer at {', '.join(sorted(unknown))}.")
+    for point in points.activations:
+        quantizer = _activation_quantizer(student, point.path)
+        if isinstance(quantizer, DualBound):
+            quantizer.gate = None
+            if point.path in chosen:
+                gate = DynamicGate(point.channels, variant=quantization.variant)
+                quantizer.gate = gate.to(student.device).train(student.training)
+
+
+def gated_paths(student: SuperResolutionNetwork) -> list[str]:
+    """Paths of the quantizers that have a gate."""
+    return [
+        path
+        for path, quantizer in activation_quantizers(student).items()
+        if isinstance(quantizer, DualBound) and quantizer.gate is not None
+    ]
+
+
+def set_phase(student: SuperResolutionNetwork, phase: str) -> None:
+    """Tell a student what it has been through: "new", "initialized", "warm-up" or "live" (section 6).
+
+    Gates are bypassed before warm-up; during it they run and learn, unused; then they are live.
+    """
+    if phase not in PHASES:
+        raise ValueError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}.")
+    student.phase = phase
+    for quantizer in activation_quantizers(student).values():
+        if isinstance(quantizer, DualBound):
+            quantizer.gate_phase = phase if phase in ("warm-up", "live") else "bypassed"
+
+
+def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
+    """Change the bit-width of weights and activations in place; shortcuts at 8 bits stay there."""
+    quantization = require_quantization(student)
+    rule = METHODS[quantization.method]
+    check_bits(bits, rule.lowest_bits, rule.highest_bits)
+    points = student.quantization_points(quantization.variant, quantization.fully)
+    for point in points.activations:
+        if not point.skip:
+            _activation_quantizer(student, point.path).bits = bits
+    for convolution in quantized_convolutions(student).values():
+        convolution.weight_quantizer.bits = bits
+    student.quantization = replace(quantization, bits=bits)
+
+
+@contextmanager
+def full_precision(student: SuperResolutionNetwork, weights: bool = True) -> Iterator[None]:
+    """Inside this context all quantizers pass their input on; with `weights=False` only the activations' do."""
+    quantizers = [
+        module
+        for module in student.modules()
+        if isinstance(module, Quantizer) and (weights or isinstance(module, ActivationQuantizer))
+    ]
+    for quantizer in quantizers:
+        quantizer.enabled = False
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.enabled = True

@@ -1,0 +1,118 @@
+"""The DDTB initializer: bounds from the data, and which layers get a gate (sections 5 and 6)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .conversion import (
+    activation_quantizers,
+    attach_gates,
+    full_precision,
+    require_quantization,
+    set_phase,
+)
+from .networks import SuperResolutionNetwork
+from .quantizers import METHODS
+
+
+def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tensor) -> None:
+    """Set a quantized network's bounds from training images and choose the layers that get a dynamic gate.
+
+    `batches` yields float tensors N×3×H×W, 0…255, and is iterated once; a single tensor is one batch. Ranges are
+    recorded over all batches in full precision (dynamic intensity, section 5); bounds come from the first
+    ones, layer after layer in one forward pass, so that each layer sees its input as already quantized
+    (section 6a). The int(gate_ratio · L) layers of highest dynamic intensity get a gate, bypassed until training
+    has warmed it up. `student.dynamic_intensity` keeps the intensities by path.
+
+    Raises `ValueError` for a full-precision network, no batches, wrong shapes, NaN or infinite pixels.
+    """
+    quantization = require_quantization(student)
+    quantizers = activation_quantizers(student)
+    stream = iter([batches] if isinstance(batches, Tensor) else batches)
+    needed = max((quantizer.calibration_batches for quantizer in quantizers.values()), default=1)
+    first = [_checked(batch) for batch in itertools.islice(stream, needed)]
+    if not first:
+        raise ValueError("initialize got no batches, expected at least one N×3×H×W tensor of training images.")
+
+    training = student.training
+    student.eval()
+    with torch.no_grad():
+        if METHODS[quantization.method].gated:
+            everything = itertools.chain(first, (_checked(batch) for batch in stream))
+            intensity = dynamic_intensity(student, everything)
+            student.dynamic_intensity = intensity
+            count = int(quantization.gate_ratio * len(quantizers))
+            attach_gates(student, sorted(intensity, key=lambda path: -intensity[path])[:count])
+        set_phase(student, "initialized")
+        initialize_bounds(student, first)
+    student.train(training)
+
+
+def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
+    """Set all bounds, each layer's from its input as the layers before it, already quantized, produce it."""
+    percentile = require_quantization(student).percentile
+    quantizers = activation_quantizers(student)
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+
+            def from_input(path: str, x: Tensor, index: int = index) -> None:
+                if index < quantizers[path].calibration_batches:
+                    quantizers[path].initialize(x, percentile)
+
+            with _watched(quantizers, from_input):
+                student(batch.to(student.device))
+
+
+def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Var(max) + Var(min) of each quantizer's full-precision input, by path (section 5).
+
+    The population variance runs over the batches' extremes; with a single batch, over its images'.
+    """
+    quantization = require_quantization(student)
+    quantizers = activation_quantizers(student)
+    highest: dict[str, list[Tensor]] = {path: [] for path in quantizers}
+    lowest: dict[str, list[Tensor]] = {path: [] for path in quantizers}
+
+    def record(path: str, x: Tensor) -> None:
+        highest[path].append(x.flatten(1).amax(1).double())
+        lowest[path].append(x.flatten(1).amin(1).double())
+
+    # The released code leaves RDN's weights quantized here (section 12, item 5).
+    keeps_weights = quantization.variant == "official" and student.name == "rdn"
+    with torch.no_grad(), full_precision(student, weights=not keeps_weights), _watched(quantizers, record):
+        for batch in batches:
+            student(batch.to(student.device))
+
+    def variance(extremes: list[Tensor], reduce: Callable[[Tensor], Tensor]) -> float:
+        values = extremes[0] if len(extremes) == 1 else torch.stack([reduce(each) for each in extremes])
+        return values.var(correction=0).item()
+
+    return {path: variance(highest[path], torch.amax) + variance(lowest[path], torch.amin) for path in quantizers}
+
+
+def _checked(batch: Tensor) -> Tensor:
+    if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
+        given = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"A batch is {given}, expected a float tensor N×3×H×W with values 0…255.")
+    if not torch.isfinite(batch).all():
+        raise ValueError("A batch holds NaN or infinite pixels; bounds cannot be set from it.")
+    return batch
+
+
+@contextmanager
+def _watched(modules: dict[str, nn.Module] | dict, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see(path, input)` just before each of the modules runs."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, path=path: see(path, inputs[0]))
+        for path, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,103 @@
+"""What every super-resolution network of the package has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+VARIANTS = ("paper", "official")
+
+
+@dataclass(frozen=True)
+class ActivationPoint:
+    """One place where a network's activation is quantized.
+
+    `path` names the placeholder module (an `nn.Identity`) that conversion replaces, `channels` the size of
+    the tensor's second dimension. `nonnegative` marks tensors that come straight from a ReLU, `skip` the
+    shortcut operand of an addition, which a fully quantized network keeps at 8 bits.
+    """
+
+    path: str
+    channels: int
+    nonnegative: bool = False
+    skip: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizationPoints:
+    """Everything that gets quantized in a network: activations by placeholder, weights by convolution."""
+
+    activations: tuple[ActivationPoint, ...]
+    weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network was quantized (see `ddtb_lite.quantize` for each field)."""
+
+    method: str
+    bits: int
+    variant: str = "paper"
+    gate_ratio: float = 0.0
+    percentile: float = 99.0
+    fully: bool = False
+
+
+class SuperResolutionNetwork(nn.Module):
+    """Base of EDSR, RDN and SRResNet: N×3×H×W in, N×3×(scale·H)×(scale·W) out, pixel values 0…255.
+
+    A subclass splits its forward pass at the tensor that enters the upsampler, because the structured
+    knowledge transfer loss compares student and teacher there (section 8: "after the long skip").
+    `quantization` is None in full precision, `phase` what a quantized network has been through.
+    """
+
+    name: str
+    scale: int
+    architecture: dict[str, int]
+    quantization: Quantization | None = None
+    phase: str = "new"
+    dynamic_intensity: dict[str, float] | None = None
+
+    def features(self, x: Tensor) -> Tensor:
+        """Image N×3×H×W to high-level features N×C×H×W, the long skip included."""
+        raise NotImplementedError
+
+    def upsample(self, features: Tensor) -> Tensor:
+        """Features N×C×H×W to the image N×3×(scale·H)×(scale·W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample(self.features(x))
+
+    def quantization_points(self, variant: str = "paper", fully: bool = False) -> QuantizationPoints:
+        """The tensors that conversion quantizes; the one place that says so for this architecture."""
+        raise NotImplementedError
+
+    def block_names(self) -> Sequence[str]:
+        """Paths of the residual (dense) blocks, in the order in which they run."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def check_variant(variant: str) -> None:
+    """Raise `ValueError` unless `variant` is "paper" or "official"."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}.")
+
+
+def check_scale(scale: int) -> None:
+    """Raise `ValueError` unless `scale` is 2, 3 or 4, the factors that the upsamplers are built for."""
+    if scale not in (2, 3, 4):
+        raise ValueError(f"scale is {scale!r}, expected 2, 3 or 4.")
+
+
+def upsampler_factors(scale: int) -> list[int]:
+    """Pixel-shuffle factors whose product is `scale`: ×4 is two shuffles by 2, ×2 and ×3 one shuffle."""
+    check_scale(scale)
+    return [2, 2] if scale == 4 else [scale]

@@ -1,0 +1,109 @@
+"""SRResNet, from Photo-Realistic Single Image Super-Resolution Using a GAN (Ledig et al., CVPR 2017).
+
+https://arxiv.org/abs/1609.04802. With batch norm and PReLU, 9×9 first and last convolutions, no convolution biases.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .base import (
+    ActivationPoint,
+    QuantizationPoints,
+    SuperResolutionNetwork,
+    check_variant,
+    upsampler_factors,
+)
+
+
+def conv(in_channels: int, out_channels: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    """conv, batch norm, PReLU, conv, batch norm, plus the skip (which only a fully quantized network quantizes)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv(channels, channels)
+        self.in1 = nn.BatchNorm2d(channels)
+        self.relu = nn.PReLU()
+        self.conv2 = conv(channels, channels)
+        self.in2 = nn.BatchNorm2d(channels)
+        self.branch = nn.Identity()
+        self.hidden = nn.Identity()
+        self.skip = nn.Identity()
+        self.output = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.in1(self.conv1(self.branch(x))))
+        return self.output(self.in2(self.conv2(self.hidden(hidden)))) + self.skip(x)
+
+
+class SRResNet(SuperResolutionNetwork):
+    """SRResNet for ×2, ×3 or ×4: 1,542,528 convolution weights at ×4 with the default depth and width."""
+
+    name = "srresnet"
+
+    def __init__(self, scale: int, n_blocks: int = 16, n_feats: int = 64) -> None:
+        super().__init__()
+        factors = upsampler_factors(scale)
+        self.scale = scale
+        self.architecture = {"n_blocks": n_blocks, "n_feats": n_feats}
+        self.conv_input = conv(3, n_feats, 9)
+        self.relu = nn.PReLU()
+        self.residual = nn.Sequential(*[ResidualBlock(n_feats) for _ in range(n_blocks)])
+        self.conv_mid = conv(n_feats, n_feats)
+        self.bn_mid = nn.BatchNorm2d(n_feats)
+        self.upscale = nn.Sequential()
+        for factor in factors:
+            self.upscale.extend([conv(n_feats, n_feats * factor**2), nn.PixelShuffle(factor), nn.PReLU()])
+        self.conv_output = conv(n_feats, 3, 9)
+        # Placeholders outside the blocks: only a fully quantized network fills them.
+        self.body_input = nn.Identity()
+        self.body_output = nn.Identity()
+        self.long_skip = nn.Identity()
+        self.tail_inputs = nn.ModuleList(nn.Identity() for _ in range(len(factors) + 1))
+
+    def features(self, x: Tensor) -> Tensor:
+        shallow = self.relu(self.conv_input(x))
+        deep = self.residual(shallow)
+        return self.body_output(self.bn_mid(self.conv_mid(self.body_input(deep)))) + self.long_skip(shallow)
+
+    def upsample(self, features: Tensor) -> Tensor:
+        x = features
+        for index in range(len(self.tail_inputs) - 1):
+            convolution, shuffle, relu = self.upscale[3 * index : 3 * index + 3]
+            x = relu(shuffle(convolution(self.tail_inputs[index](x))))
+        return self.conv_output(self.tail_inputs[-1](x))
+
+    def block_names(self) -> list[str]:
+        return [f"residual.{index}" for index in range(self.architecture["n_blocks"])]
+
+    def quantization_points(self, variant: str = "paper", fully: bool = False) -> QuantizationPoints:
+        """The inputs of both convolutions of each block: 32 activations, in both variants."""
+        check_variant(variant)
+        channels = self.architecture["n_feats"]
+        activations: list[ActivationPoint] = []
+        weights: list[str] = []
+        for block in self.block_names():
+            activations += [
+                ActivationPoint(f"{block}.branch", channels),
+                ActivationPoint(f"{block}.hidden", channels),
+            ]
+            if fully:
+                activations += [
+                    ActivationPoint(f"{block}.skip", channels, skip=True),
+                    ActivationPoint(f"{block}.output", channels),
+                ]
+            weights += [f"{block}.conv1", f"{block}.conv2"]
+        if fully:
+            activations += [
+                ActivationPoint("body_input", channels),
+                ActivationPoint("body_output", channels),
+                ActivationPoint("long_skip", channels, skip=True),
+                *[ActivationPoint(f"tail_inputs.{i}", channels) for i in range(len(self.tail_inputs))],
+            ]
+            upsampler = [f"upscale.{3 * index}" for index in range(len(self.tail_inputs) - 1)]
+            weights = ["conv_input", *weights, "conv_mid", *upsampler, "conv_output"]
+        return QuantizationPoints(tuple(activations), tuple(weights))

@@ -1,0 +1,207 @@
+"""The one uniform quantizer that every method shares (equations of section 2).
+
+A uniform quantizer is a lower bound, an upper bound and a number of steps between them. The methods differ in
+where the bounds come from and in how they are trained; the arithmetic is the same, and it is here, once: the
+forward pass, the straight-through gradient to the input, and the closed-form gradients to the bounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# Narrowest range, relative to the bounds' magnitude, that float32 still divides into 255 exact steps.
+MINIMUM_RELATIVE_WIDTH = 1e-3
+MINIMUM_WIDTH = 1e-8
+
+
+def check_bits(bits: int, lowest: int = 2, highest: int = 8) -> None:
+    """Raise `ValueError` unless `bits` is a whole number from `lowest` to `highest`."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits <= highest:
+        expected = f"a whole number from {lowest} to {highest}" if lowest < highest else str(lowest)
+        raise ValueError(f"bits is {bits!r}, expected {expected}.")
+
+
+def separate(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep a minimum distance between the bounds, so that they can never meet or cross.
+
+    Bounds that are too close move apart by the same amount around their midpoint, which is the nearest valid
+    pair. The gradient ignores the move: it reaches both bounds as if they were valid, and so training can
+    open a collapsed range again.
+    """
+    magnitude = torch.maximum(lower.abs(), upper.abs())
+    missing = MINIMUM_RELATIVE_WIDTH * magnitude + MINIMUM_WIDTH - (upper - lower)
+    half = missing.clamp(min=0).detach() / 2
+    return lower - half, upper + half
+
+
+def _quantize(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The quantized tensor, the clipped input, and the separated bounds, all in the bounds' precision."""
+    lower, upper = separate(lower, upper)
+    inverse_step = steps / (upper - lower)
+    clipped = torch.minimum(torch.maximum(x.to(lower.dtype), lower), upper)
+    lowest = torch.round(inverse_step * lower)
+    code = torch.round(inverse_step * clipped)
+    if clamp:
+        # Bounds that lie exactly between two grid points would yield one level too many.
+        code = torch.minimum(torch.maximum(code, lowest), lowest + steps)
+    return code / inverse_step, clipped, lower, upper
+
+
+def _forward(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
+    return _quantize(x, lower, upper, steps, clamp)[0].to(x.dtype)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to x, lower and upper, with the error e = (x̂ − x̄) / (upper − lower) of section 2."""
+    quantized, clipped, lower, upper = _quantize(x, lower, upper, steps, clamp)
+    wide = x.to(lower.dtype)
+    above, below = wide > upper, wide < lower
+    gradient = grad.to(lower.dtype)
+    error = (quantized - clipped) / (upper - lower) * gradient
+    to_upper = torch.where(above, gradient, 0) + error
+    to_lower = torch.where(below, gradient, 0) - error
+    to_x = torch.where(above | below, 0, grad)
+    if lower.numel() == 1:
+        return to_x, to_lower.sum(), to_upper.sum()
+    dims = list(range(1, x.dim()))
+    return to_x, to_lower.sum(dims), to_upper.sum(dims)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Keeps nothing for the backward pass but x itself and the bounds: the codes are cheap to compute again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
+        ctx.save_for_backward(x, lower, upper)
+        ctx.steps, ctx.clamp = steps, clamp
+        return _kernel(_forward)(x, lower, upper, steps, clamp)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, lower, upper = ctx.saved_tensors
+        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            return _kernel(_straight_through)(grads[0], x, lower, upper), None, None, None, None
+        to_x, to_lower, to_upper = _kernel(_backward)(grads[0], x, lower, upper, ctx.steps, ctx.clamp)
+        return to_x, to_lower.view_as(lower), to_upper.view_as(upper), None, None
+
+
+def _straight_through(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    lower, upper = separate(lower, upper)
+    wide = x.to(lower.dtype)
+    return torch.where((wide > upper) | (wide < lower), 0, grad)
+
+
+def fake_quantize_steps(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool = True) -> Tensor:
+    """Quantize `x` to `steps` + 1 levels between two bounds and return it in real values.
+
+    The grid is the multiples of (upper − lower) / steps, so zero is a level whenever the bounds enclose it, and
+    the outermost levels can miss their bound by half a step (section 2). `x` is of any shape, each bound a
+    one-element tensor or N×1×1×1, one for each image. The result has the shape and dtype of `x`; bounds and
+    codes are computed in float32 (float64 if `x` is), under autocast too. `clamp=False` leaves out the clamp
+    of the codes, as the released code does: bounds that are exactly symmetric then give one level more.
+    Gradients reach `x` (straight through), `lower` and `upper` (closed form of section 2).
+    """
+    precision = torch.promote_types(x.dtype, torch.float32)
+    bounds = []
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if bound.numel() == 1:
+            bound = bound.reshape(())
+        elif bound.shape != (x.shape[0], *[1] * (x.dim() - 1)):
+            shape = "×".join(map(str, bound.shape))
+            raise ValueError(f"{name} has shape {shape}, expected one element or N×1×1×1, one for each image.")
+        bounds.append(bound.to(precision))
+    if not x.is_floating_point():
+        raise ValueError(f"x is of type {x.dtype}, expected a floating-point tensor.")
+    lower, upper = torch.broadcast_tensors(*bounds)
+    return _FakeQuantize.apply(x, lower, upper, steps, clamp)
+
+
+def fake_quantize(x: Tensor, lower: Tensor, upper: Tensor, bits: int, clamp: bool = True) -> Tensor:
+    """Quantize `x` to 2^bits levels between two bounds: `fake_quantize_steps` with 2^bits − 1 steps.
+
+    Raises `ValueError` unless `bits` is 2 to 8.
+    """
+    check_bits(bits)
+    return fake_quantize_steps(x, lower, upper, 2**bits - 1, clamp)
+
+
+def integer_codes(x: Tensor, lower: Tensor, upper: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Codes 0…steps of `x` and the offset that maps them back: x̂ = (code + offset) · (upper − lower) / steps.
+
+    Same shapes as `fake_quantize_steps`; both results are float tensors that hold whole numbers.
+    """
+    lower, upper = separate(lower, upper)
+    inverse_step = steps / (upper - lower)
+    offset = torch.round(inverse_step * lower)
+    clipped = torch.minimum(torch.maximum(x, lower), upper)
+    return (torch.round(inverse_step * clipped) - offset).clamp(0, steps), offset
+
+
+def percentile(x: Tensor, percent: float) -> Tensor:
+    """The given percentile of all of `x` as a 0-d tensor, linearly interpolated like numpy's; no gradient.
+
+    `torch.quantile` sorts everything and refuses large tensors; the tail beyond the percentile is enough.
+    Raises `ValueError` unless `percent` is 0 to 100.
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percentile is {percent!r}, expected 0 to 100.")
+    flat = x.detach().flatten()
+    rank = percent / 100 * (flat.numel() - 1)
+    from_top = percent >= 50
+    distance = flat.numel() - 1 - rank if from_top else rank
+    nearest = int(distance)
+    count = min(nearest + 2, flat.numel())
+    tail = torch.topk(flat, count, largest=from_top).values
+    inner = tail[count - 1]
+    return torch.lerp(tail[nearest], inner, distance - nearest)
+
+
+# Compiling the two kernels fuses about twenty passes over memory into one. It is switched by a context, not by an
+# argument, because it concerns the machine and not the method.
+_compile_enabled = False
+
+
+@contextmanager
+def compiled(enabled: bool = True) -> Iterator[None]:
+    """Inside this context the quantizers run as fused kernels, made by `torch.compile` at their first use.
+
+    Without a working C++ compiler they run eagerly instead, and one logged line says so.
+    """
+    global _compile_enabled
+    before = _compile_enabled
+    _compile_enabled = enabled and _compiler_works()
+    try:
+        yield
+    finally:
+        _compile_enabled = before
+
+
+def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    return _compiled_kernel(function) if _compile_enabled else function
+
+
+@functools.cache
+def _compiled_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+@functools.cache
+def _compiler_works() -> bool:
+    try:
+        torch.compile(lambda x: x + 1, dynamic=True)(torch.zeros(2))
+    except Exception as error:  # whatever the toolchain raises, the eager kernels compute the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        logger.warning("The quantizers run eagerly, because torch.compile does not work here: %s", reason)
+        return False
+    return True
