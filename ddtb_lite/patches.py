@@ -70,7 +70,7 @@ class PatchSampler:
         def draw() -> Tensor:
             return torch.rand(count, generator=self._generator, device=self.device)
 
-        image = self._uniform_integers(draw(), torch.tensor(len(self), device=self.device))
+        image = self._uniform_integers(draw(), len(self))
         top = self._uniform_integers(draw(), self._heights[image] - side + 1)
         left = self._uniform_integers(draw(), self._widths[image] - side + 1)
         flip_rows, flip_columns, transpose = draw() < 0.5, draw() < 0.5, draw() < 0.5
@@ -91,8 +91,8 @@ class PatchSampler:
         return batches[0], batches[1]
 
     @staticmethod
-    def _uniform_integers(uniform: Tensor, count: Tensor) -> Tensor:
-        return torch.minimum((uniform * count).long(), count - 1)
+    def _uniform_integers(uniform: Tensor, count: Tensor | int) -> Tensor:
+        return (uniform * count).long().clamp(max=count - 1)
 
     def state(self) -> Tensor:
         """The random generator's state, a uint8 tensor on the CPU."""

@@ -1,0 +1,191 @@
+"""Saving and loading networks as safetensors, quantized weights at their bit-width.
+
+The file's header holds one JSON object under the key "ddtb_lite": what the network is, what it has been through, and
+a SHA-256 of that and all tensors. A quantized convolution is two tensors, `….weight.codebook` and `….weight.packed` (see
+`packing`); every other parameter keeps its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import foreign
+from .conversion import attach_gates, gated_paths, quantize, quantized_convolutions, set_phase
+from .files import atomic_write
+from .networks import Quantization, SuperResolutionNetwork, build
+from .packing import PackedWeight, pack, unpack
+from .provenance import package_version
+from .quantizers import Quantizer
+
+FORMAT = 1
+_HEADER = "ddtb_lite"
+_CODEBOOK, _PACKED = ".codebook", ".packed"
+
+
+def save(
+    network: SuperResolutionNetwork,
+    path: str | os.PathLike[str],
+    *,
+    half: bool = False,
+    metadata: dict[str, object] | None = None,
+) -> None:
+    """Write a network to a `.safetensors` file, a student's quantized weights packed to their bit-width.
+
+    `metadata` (recipe, data, commit, …) is whatever JSON can hold; `load` gives it back. `half` stores everything
+    but quantized weights, quantizers, gates and batch norm in float16. The file appears whole or not at all. The
+    full-precision weights under a student's quantizers are not in it: it can be run, but not trained on.
+
+    Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be stored,
+    `FileNotFoundError` for a missing folder, `RuntimeError` if the folder or the disk refuses the file.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"A checkpoint's name ends in .safetensors, got {path}.")
+    student = network.quantization is not None
+    header = {
+        "format": FORMAT,
+        "version": package_version(),
+        "network": network.name,
+        "scale": network.scale,
+        "architecture": network.architecture,
+        "quantization": asdict(network.quantization) if network.quantization else None,
+        "phase": network.phase,
+        "gated": gated_paths(network) if student else [],
+        "dynamic_intensity": network.dynamic_intensity,
+        "metadata": metadata,
+    }
+    tensors = _tensors(network, half)
+    try:
+        digest = _digest(header, tensors)
+        text = json.dumps({**header, "sha256": digest}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The metadata cannot be stored as JSON: {error}.") from error
+    atomic_write(path, safetensors.torch.save(tensors, {_HEADER: text}))
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> SuperResolutionNetwork:
+    """The network that `save` wrote, in eval mode, on the CPU unless another `device` is given.
+
+    A student's outputs are bit-identical to the ones of the student that was saved (if `half` was not asked for).
+    `network.metadata` is what `save` was given. A `.pt` or `.pth` file is taken for a full-precision checkpoint of another
+    program (`foreign.load_foreign`).
+
+    Raises `FileNotFoundError` for a missing file, and `ValueError` for one that is damaged, of a newer format, or
+    not a checkpoint of a network of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    with torch.random.fork_rng(devices=[]):  # building draws random weights, which concerns nobody
+        network = foreign.load_foreign(path) if path.suffix in foreign.SUFFIXES else _load(path)
+    return network.to(device or "cpu").eval()
+
+
+def is_packed(network: SuperResolutionNetwork) -> bool:
+    """Whether the network was loaded with packed weights, so that it can be run but not trained."""
+    return any(isinstance(module, PackedWeight) for module in network.modules())
+
+
+def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
+    """Everything to be stored, by name."""
+    exact: tuple[type[nn.Module], ...] = (Quantizer, _BatchNorm)
+    kept = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, exact))
+    tensors = {}
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        if value.is_floating_point():
+            short = half and not name.startswith(kept)
+            stored = value.to(torch.float16 if short else torch.float32)
+            if not torch.equal(stored.isfinite(), value.isfinite()):
+                raise ValueError(f"{name} has values beyond the range of {stored.dtype}; save with half=False.")
+            value = stored
+        tensors[name] = value
+    for path, convolution in quantized_convolutions(network).items():
+        quantizer = convolution.weight_quantizer
+        with torch.no_grad():
+            weight = quantizer.quantize(convolution.weight)
+        try:
+            codebook, packed = pack(weight, quantizer.bits)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be packed: {error}.") from error
+        tensors = {name: value for name, value in tensors.items() if not _replaced(name, path)}
+        tensors[f"{path}.weight{_CODEBOOK}"], tensors[f"{path}.weight{_PACKED}"] = codebook, packed
+    return tensors
+
+
+def _replaced(name: str, path: str) -> bool:
+    """Whether packing makes this parameter of the quantized convolution at `path` superfluous."""
+    return name == f"{path}.weight" or name.startswith(f"{path}.weight_quantizer.")
+
+
+def _load(path: Path) -> SuperResolutionNetwork:
+    header, tensors = _read(path)
+    try:
+        network = build(header["network"], header["scale"], **header["architecture"])
+        if header["quantization"] is not None:
+            network = _student(network, header)
+        network.dynamic_intensity = header["dynamic_intensity"]
+        network.metadata = header["metadata"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes a network that this version cannot build: {error}.") from error
+    state = {name: value for name, value in tensors.items() if not name.endswith((_CODEBOOK, _PACKED))}
+    try:
+        for name, convolution in quantized_convolutions(network).items():
+            codebook, packed = tensors[f"{name}.weight{_CODEBOOK}"], tensors[f"{name}.weight{_PACKED}"]
+            state[f"{name}.weight"] = unpack(codebook, packed, convolution.weight.shape)
+            convolution.weight_quantizer = PackedWeight(convolution.weight_quantizer.bits)
+        network.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is the checkpoint of another network: {foreign.one_line(error)}.") from error
+    return network
+
+
+def _student(network: SuperResolutionNetwork, header: dict[str, Any]) -> SuperResolutionNetwork:
+    """A quantized copy in the state that the header describes, its parameters still random."""
+    quantization = Quantization(**header["quantization"])
+    student = quantize(network, **asdict(quantization))
+    attach_gates(student, header["gated"])
+    set_phase(student, header["phase"])
+    return student
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file, verified."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged, cut short, or not a safetensors file: {error}.") from error
+    if text is None:
+        raise ValueError(f"{path} was not made by this package: it holds tensors, but says nothing about a network.")
+    try:
+        header = json.loads(text)
+        version, digest = header["format"], header.pop("sha256")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: its header cannot be read.") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite.")
+    if digest != _digest(header, tensors):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that was stored with it.")
+    return header, tensors
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the header and of each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True, allow_nan=False).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

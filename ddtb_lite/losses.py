@@ -1,0 +1,64 @@
+"""What training minimizes (section 8), and how far a student's features are from its teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .networks import SuperResolutionNetwork
+from .quantizers import DualBound
+
+
+def attention(features: Tensor) -> Tensor:
+    """N×C×H×W to N×(H·W): the mean over channels of the squares, of unit length for each image."""
+    return F.normalize(features.float().pow(2).mean(dim=1).flatten(1), dim=1)
+
+
+def structured_knowledge_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the attention maps of two feature tensors N×C×H×W (section 8, L_SKT)."""
+    return (attention(student) - attention(teacher)).pow(2).mean()
+
+
+def gate_regularization(network: SuperResolutionNetwork) -> Tensor:
+    """Mean over gates of the squared logits of the last forward pass: pulls every β to 1 (section 6b).
+
+    Raises `ValueError` if no gate has run.
+    """
+    squares = [
+        module.gate.logits.pow(2).mean()
+        for module in network.modules()
+        if isinstance(module, DualBound) and module.gate is not None and module.gate.logits is not None
+    ]
+    if not squares:
+        raise ValueError("No gate has run in this network; warm-up needs gates (gate_ratio > 0).")
+    return torch.stack(squares).mean()
+
+
+def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """‖student − teacher‖² / ‖teacher‖², a 0-d tensor: 0 is a perfect copy, 1 as good as nothing."""
+    teacher = teacher.float()
+    return (student.float() - teacher).pow(2).sum() / teacher.pow(2).sum().clamp(min=1e-12)
+
+
+def feature_error(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Mean of the blocks' relative errors: what the short preset matches and what every run reports."""
+    return torch.stack([relative_error(s, t) for s, t in zip(student, teacher, strict=True)]).mean()
+
+
+@contextmanager
+def block_outputs(network: SuperResolutionNetwork) -> Iterator[list[Tensor]]:
+    """Inside this context the list fills with the blocks' outputs, in order, at each forward pass."""
+    outputs: list[Tensor] = []
+    handles = [
+        network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for name in network.block_names()
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,96 @@
+"""Where a number comes from: versions, device, commit, and text without the paths of one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+
+# An absolute path up to its last component: a slash (or a drive) that does not continue a word or an address.
+_FOLDERS = re.compile(r"(?<![\w.:/~$\\-])(?:/|[A-Za-z]:[/\\])(?:[^\s'\"=,:/\\]+[/\\]+)*(?=[^\s'\"=,:/\\])")
+
+
+def package_version() -> str:
+    """The version of this package, also where it runs from a checkout without being installed."""
+    project = REPOSITORY / "pyproject.toml"
+    try:
+        return metadata.version("ddtb-lite")
+    except metadata.PackageNotFoundError:
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+
+
+def environment(device: torch.device | str | None = None, precision: str = "fp32") -> dict[str, Any]:
+    """What a result depends on besides its configuration.
+
+    "versions" of package, python, torch and numpy; "device" as a phrase like "CPU, 2 threads, fp32" (by default
+    the GPU if there is one); "commit" of the checkout, or None outside of one or without git; "dirty", whether
+    the package differs from that commit.
+    """
+    commit, dirty = _commit()
+    return {
+        "versions": {
+            "ddtb_lite": package_version(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+        "device": f"{_device_name(device)}, {precision}",
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _device_name(device: torch.device | str | None) -> str:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type.upper()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    if not (REPOSITORY / ".git").exists():
+        return None, None
+    try:
+        commit = _git("rev-parse", "HEAD")
+        # Only what computes: a result or a checkpoint that is being written does not count.
+        return commit, bool(_git("status", "--porcelain", "--", Path(__file__).parent.name))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(*arguments: str) -> str:
+    process = subprocess.run(["git", *arguments], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    return process.stdout.strip()
+
+
+def without_paths(value: Any) -> Any:
+    """`value` (of JSON's types) with each string free of machine paths.
+
+    Paths in the repository become relative to it, those of the data folder start with $DDTB_DATA, and of any
+    other absolute path only the last component is left.
+    """
+    if isinstance(value, dict):
+        return {without_paths(key): without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        return value
+    known = [(f"{REPOSITORY}{os.sep}", "")]
+    if data := os.environ.get("DDTB_DATA"):
+        known.insert(0, (os.path.abspath(Path(data).expanduser()), "$DDTB_DATA"))
+    for folder, name in known:
+        value = value.replace(folder, name)
+    return _FOLDERS.sub("", value)

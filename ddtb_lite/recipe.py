@@ -1,0 +1,140 @@
+"""How a network is trained: every number of section 8, and two shorter presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+from .networks import SuperResolutionNetwork
+from .uniform import check_bits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a training run besides network, data and seed; `Recipe.preset` gives sensible ones.
+
+    Steps count optimizer steps. `patch_size` is the side of the high-resolution patch in pixels. The learning rate
+    is either halved every `halve_every` steps or, if that is None, falls along a cosine to zero; so does
+    `bound_learning_rate`, which is for everything that quantizers train. `falling_bits` lists (bits, steps)
+    that come before the student's own bit-width. `skt_weight` is for the structured knowledge transfer loss,
+    `feature_weight` for matching each block's output. Bounds come from `calibration_batches`; gates warm up
+    for `warmup_steps`, then they are live.
+    """
+
+    preset_name: str
+    steps: int
+    batch_size: int = 16
+    patch_size: int = 192
+    learning_rate: float = 1e-4
+    bound_learning_rate: float = 1e-2
+    halve_every: int | None = 10_000
+    calibration_batches: int = 1000
+    warmup_steps: int = 4000
+    falling_bits: tuple[tuple[int, int], ...] = ()
+    skt_weight: float = 1000.0
+    feature_weight: float = 0.0
+    validation_images: int = 8
+    validate_every: int = 1000
+    save_every: int = 1000
+    precision: str = "auto"
+    compile: bool = True
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "patch_size", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected at least 1.")
+        for name in ("learning_rate", "bound_learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected more than 0 and less than 1.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}, expected auto, fp32 or bf16.")
+        if sum(steps for _, steps in self.falling_bits) >= self.steps:
+            raise ValueError("falling_bits takes up all of the steps; leave some for the student's own bit-width.")
+        for bits, _ in self.falling_bits:
+            check_bits(bits)
+
+    @classmethod
+    def preset(cls, name: str, network: SuperResolutionNetwork) -> Recipe:
+        """The recipe "smoke" (seconds), "short" (for a CPU) or "paper" (section 8 to the letter) for a network.
+
+        A quantized network gets the recipe of quantization-aware training, a full-precision one that of its
+        baseline. Raises `ValueError` for another name.
+        """
+        quantized = network.quantization is not None
+        if name == "paper":
+            return cls._paper(network, quantized)
+        if name == "short":
+            return cls._short(network, quantized)
+        if name == "smoke":
+            short = cls._short(network, quantized)
+            return replace(
+                short,
+                preset_name="smoke",
+                steps=12,
+                batch_size=4,
+                calibration_batches=2,
+                warmup_steps=2,
+                falling_bits=tuple((bits, 3) for bits, _ in short.falling_bits),
+                validation_images=1,
+                validate_every=6,
+                save_every=6,
+                compile=False,
+            )
+        raise ValueError(f"Unknown preset {name!r}; the known ones are smoke, short, paper.")
+
+    @classmethod
+    def _paper(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
+        # High-resolution patches: 48 low-resolution pixels; RDN 24 at ×4 and 32 at ×2.
+        patch_size = 48 * network.scale
+        if network.name == "rdn":
+            patch_size = 96 if network.scale == 4 else 32 * network.scale
+        if quantized:
+            # 60 epochs of 1000 steps, the first of which only watches ranges.
+            return cls("paper", steps=59_000, patch_size=patch_size)
+        epochs = 500 if network.name in ("srresnet", "srgan") else 300
+        return cls("paper", steps=epochs * 1000, patch_size=patch_size, halve_every=200_000, calibration_batches=0)
+
+    @classmethod
+    def _short(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
+        shared = {"patch_size": 24 * network.scale, "halve_every": None, "validate_every": 200, "save_every": 100}
+        if not quantized:
+            return cls("short", steps=4000, learning_rate=4e-4, calibration_batches=0, **shared)
+        assert network.quantization is not None
+        falling = tuple((bits, 200) for bits in (4, 3) if bits > network.quantization.bits)
+        return cls(
+            "short",
+            steps=800,
+            learning_rate=5e-4,
+            bound_learning_rate=3e-2,
+            calibration_batches=20,
+            warmup_steps=100,
+            falling_bits=falling,
+            feature_weight=10.0,
+            **shared,
+        )
+
+    def bits_at(self, step: int, bits: int) -> int:
+        """The bit-width at a step of a student whose own is `bits`."""
+        for falling, steps in self.falling_bits:
+            if step < steps:
+                return falling
+            step -= steps
+        return bits
+
+    def learning_rates_at(self, step: int) -> tuple[float, float]:
+        """(weights, bounds) at a step."""
+        if self.halve_every:
+            # The paper's epochs count the one that only calibrates.
+            factor = 0.5 ** ((step + self.calibration_batches) // self.halve_every)
+        else:
+            factor = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.learning_rate * factor, self.bound_learning_rate * factor
+
+    def override(self, **changes: object) -> Recipe:
+        """A copy with some fields changed; `ValueError` names a field that does not exist."""
+        known = {field.name for field in fields(self)}
+        unknown = set(changes) - known
+        if unknown:
+            raise ValueError(f"A recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}.")
+        return replace(self, **changes)  # type: ignore[arg-type]

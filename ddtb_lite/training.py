@@ -1,0 +1,402 @@
+"""Training and quantization-aware training: one loop for both (section 8)."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from . import datasets, uniform
+from .checkpoints import is_packed
+from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
+from .diagnostics import explain_divergence
+from .evaluation import evaluate
+from .initializer import initialize, initialize_bounds
+from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
+from .networks import SuperResolutionNetwork
+from .patches import PatchSampler
+from .recipe import Recipe
+from .runs import RunFolder, RunState
+
+LOG_EVERY = 50
+VALIDATION_PATCHES = 16
+
+
+@dataclass
+class History:
+    """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time."""
+
+    rows: list[dict] = field(default_factory=list)
+    best_step: int | None = None
+    best_psnr: float = -math.inf
+    seconds: float = 0.0
+
+
+def train(
+    network: SuperResolutionNetwork,
+    data: str | Path | Sequence,
+    recipe: Recipe | str = "short",
+    *,
+    teacher: SuperResolutionNetwork | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a network in place; it ends with the weights that scored best on held-out training images.
+
+    A full-precision network minimizes L1; a quantized one also matches its `teacher`, the full-precision network
+    it came from (section 8). `data` is a data set's name, a folder, a list of those, or a list of uint8 images
+    H×W×3; `recipe` a `Recipe` or the name of a preset. A quantized network that has not been initialized is
+    initialized from `data` first.
+
+    With `out`, the run writes `log.csv`, its best weights and its complete state there. The same call with the same
+    folder goes on where the run was cut off, and on a CPU ends bit-identical to one that never was. SIGTERM and
+    Ctrl-C save the state before they end the run.
+
+    Raises `ValueError` for data or networks that do not fit, and `RuntimeError`, naming the layers that went
+    wrong, if the loss stops being finite.
+    """
+    if isinstance(recipe, str):
+        recipe = Recipe.preset(recipe, network)
+    if is_packed(network):
+        raise ValueError(
+            "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
+            "Continue its run folder, or quantize the full-precision network again."
+        )
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run = _Run(network, teacher, recipe, training_images(data), seed, device)
+    folder = None if out is None else RunFolder(Path(out), run.identity)
+    with uniform.compiled(recipe.compile), _stop_requests() as stop:
+        state = folder.read_state() if folder else None
+        if state is None:
+            run.begin()
+        else:
+            run.restore(state)
+        shown = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=None if progress else True)
+        with shown as bar:
+            while run.step < recipe.steps:
+                run.advance()
+                bar.update()
+                last = run.step == recipe.steps
+                if last or run.step % recipe.validate_every == 0:
+                    improved = run.log(validate=True)
+                    if folder and improved:
+                        folder.write_best(run.best_weights)
+                elif run.step % LOG_EVERY == 0:
+                    run.log(validate=False)
+                if folder and (last or run.step % recipe.save_every == 0 or stop.is_set()):
+                    folder.write_state(run.state())
+                    folder.write_log(run.history.rows)
+                if run.history.rows:
+                    bar.set_postfix(run.summary(), refresh=False)
+                if stop.is_set() and not last:
+                    where = f" The same call continues from {out}." if folder else ""
+                    raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
+    run.finish()
+    return run.history
+
+
+def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]:
+    """All images of a data set, a folder, or a list of those or of images, as (name, uint8 H×W×3)."""
+    if isinstance(data, (list, tuple)) and data and all(isinstance(each, (str, Path)) for each in data):
+        return [image for each in data for image in datasets.load(each)]
+    return datasets.load(data)
+
+
+class _Run:
+    """Everything that changes during training, and how one step changes it."""
+
+    def __init__(
+        self,
+        network: SuperResolutionNetwork,
+        teacher: SuperResolutionNetwork | None,
+        recipe: Recipe,
+        data: list[tuple[str, np.ndarray]],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
+        memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        for each in (network, teacher):
+            if each is not None:
+                each.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        if teacher is not None:
+            if (teacher.name, teacher.scale) != (network.name, network.scale):
+                raise ValueError(
+                    f"The teacher is {teacher.name} ×{teacher.scale}, the student {network.name} "
+                    f"×{network.scale}; expected the full-precision network that the student came from."
+                )
+            teacher.eval()
+        held_out, kept = _split(data, recipe.validation_images)
+        self.held_out = held_out
+        self.sampler = PatchSampler(
+            [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
+        )
+        patches = PatchSampler(
+            [image for _, image in held_out or kept], network.scale, recipe.patch_size, seed=0, device=device
+        )
+        self.validation_patches, _ = patches.sample(VALIDATION_PATCHES)
+        self.bits = network.quantization.bits if network.quantization else 32
+        self.precision = _precision(recipe.precision, device)
+        self.identity = {
+            "network": network.name,
+            "scale": network.scale,
+            "architecture": network.architecture,
+            "quantization": None if network.quantization is None else vars(network.quantization),
+            "teacher": teacher is not None,
+            "recipe": vars(recipe),
+            "seed": seed,
+            "data": datasets.fingerprint(data),
+        }
+        self.step = 0
+        self.history = History()
+        self.sums: dict[str, Tensor] = {}
+        self.summed = 0
+        self.best_weights: dict[str, Tensor] = {}
+        torch.manual_seed(seed)
+
+    # Beginning, interruption, end
+
+    def begin(self) -> None:
+        """Initialize a student that is new, and the optimizer."""
+        if self.network.quantization is not None:
+            set_bits(self.network, self.recipe.bits_at(0, self.bits))
+            if self.network.phase == "new":
+                initialize(self.network, self._calibration_batches(self.recipe.calibration_batches))
+        self._make_optimizer()
+
+    def state(self) -> RunState:
+        """A complete copy of the run: what `restore` needs to go on bit for bit."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"sum.{name}": value for name, value in self.sums.items()}
+        tensors["generator.sampler"] = self.sampler.state()
+        tensors["generator.torch"] = torch.get_rng_state()
+        facts = {
+            "step": self.step,
+            "summed": self.summed,
+            "bits": self.network.quantization.bits if self.network.quantization else 32,
+            "phase": self.network.phase,
+            "gates": gated_paths(self.network) if self.network.quantization else [],
+            "dynamic_intensity": self.network.dynamic_intensity,
+            "history": vars(self.history),
+        }
+        return RunState(tensors, facts)
+
+    def restore(self, state: RunState) -> None:
+        """Go on from a saved state."""
+        facts = state.facts
+        if self.network.quantization is not None:
+            set_bits(self.network, facts["bits"])
+            attach_gates(self.network, facts["gates"])
+            set_phase(self.network, facts["phase"])
+            self.network.dynamic_intensity = facts["dynamic_intensity"]
+        self.network.load_state_dict(state.group("network"))
+        self._make_optimizer()
+        optimizer = self.optimizer.state_dict()
+        # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
+        for name, value in state.group("optimizer").items():
+            index, _, moment = name.partition(".")
+            optimizer["state"].setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict(optimizer)
+        self.sums = {name: value.to(self.device) for name, value in state.group("sum").items()}
+        self.best_weights = state.group("best")
+        self.sampler.set_state(state.tensors["generator.sampler"])
+        torch.set_rng_state(state.tensors["generator.torch"])
+        self.step, self.summed = facts["step"], facts["summed"]
+        self.history = History(**facts["history"])
+
+    def finish(self) -> None:
+        """Put the best weights into the network."""
+        if self.best_weights:
+            self.network.load_state_dict(self.best_weights)
+        self.network.eval()
+
+    # One step
+
+    def advance(self) -> None:
+        """One optimizer step; nothing in it waits for the device."""
+        started = time.perf_counter()
+        self._prepare()
+        self.network.train()
+        low, high = self.sampler.sample(self.recipe.batch_size)
+        losses = self._losses(low, high)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        self.summed += 1
+        self.step += 1
+        self.history.seconds += time.perf_counter() - started
+
+    def _prepare(self) -> None:
+        """Bit-width, phase and learning rates of this step."""
+        weights, bounds = self.recipe.learning_rates_at(self.step)
+        for group, rate in zip(self.optimizer.param_groups, (weights, bounds), strict=True):
+            group["lr"] = rate
+        if self.network.quantization is None:
+            return
+        bits = self.recipe.bits_at(self.step, self.bits)
+        if bits != self.network.quantization.bits:
+            set_bits(self.network, bits)
+            calibration = max(q.calibration_batches for q in activation_quantizers(self.network).values())
+            self.network.eval()
+            initialize_bounds(self.network, self._calibration_batches(calibration))
+        if bits == self.bits and gated_paths(self.network):
+            since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
+            set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
+
+    def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        """The weighted sum under "loss", and its parts unweighted, all in float32."""
+        recipe, network, teacher = self.recipe, self.network, self.teacher
+        matching = teacher is not None and recipe.feature_weight > 0
+        with self._autocast():
+            with block_outputs(network) if matching else nullcontext([]) as student_blocks:
+                features = network.features(low)
+            sr = network.upsample(features)
+        losses = {"l1": F.l1_loss(sr.float(), high)}
+        loss = losses["l1"]
+        if teacher is not None:
+            with torch.no_grad(), self._autocast():
+                with block_outputs(teacher) if matching else nullcontext([]) as teacher_blocks:
+                    teacher_features = teacher.features(low)
+            losses["skt"] = structured_knowledge_transfer(features, teacher_features)
+            loss = loss + recipe.skt_weight * losses["skt"]
+            if matching:
+                losses["features"] = feature_error(student_blocks, teacher_blocks)
+                loss = loss + recipe.feature_weight * losses["features"]
+        if network.phase == "warm-up":
+            losses["gates"] = gate_regularization(network)
+            loss = loss + losses["gates"]
+        return {"loss": loss, **losses}
+
+    def log(self, validate: bool) -> bool:
+        """Append a row to the history; returns whether a validation found a new best.
+
+        Raises `RuntimeError` when a loss has stopped being finite.
+        """
+        quantization = self.network.quantization
+        row: dict = {"step": self.step, "bits": quantization.bits if quantization else 32}
+        row["phase"] = self.network.phase if quantization else "full precision"
+        row |= {name: total.item() / self.summed for name, total in self.sums.items()}
+        if not math.isfinite(row["loss"]):
+            raise RuntimeError(explain_divergence(self.network, self.step))
+        self.sums, self.summed = {}, 0
+        self.history.rows.append(row)
+        if not validate:
+            return False
+        started = time.perf_counter()
+        if self.held_out:
+            row["psnr"] = evaluate(self.network, self.held_out, device=self.device, progress=False).psnr
+        if self.teacher is not None:
+            row["feature_error"] = self._validation_feature_error()
+        self.history.seconds += time.perf_counter() - started
+        # What is at another bit-width, or whose gates are not live yet, is not what was asked for.
+        finished = quantization is None or (quantization.bits == self.bits and self.network.phase != "warm-up")
+        if not finished or (self.held_out and row["psnr"] <= self.history.best_psnr):
+            return False
+        self.history.best_step, self.history.best_psnr = self.step, row.get("psnr", -math.inf)
+        self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        return True
+
+    def summary(self) -> dict[str, str]:
+        """What the progress bar shows."""
+        row = self.history.rows[-1]
+        shown = {"bits": str(row["bits"]), "loss": f"{row['loss']:.3f}"}
+        if self.history.best_step is not None:
+            shown["best"] = f"{self.history.best_psnr:.2f} dB"
+        return shown
+
+    def _validation_feature_error(self) -> float:
+        assert self.teacher is not None
+        self.network.eval()
+        with torch.no_grad(), uniform.compiled(False):
+            with block_outputs(self.network) as student_blocks:
+                self.network.features(self.validation_patches)
+            with block_outputs(self.teacher) as teacher_blocks:
+                self.teacher.features(self.validation_patches)
+        return feature_error(student_blocks, teacher_blocks).item()
+
+    def _make_optimizer(self) -> None:
+        bounds = {
+            parameter
+            for name, parameter in self.network.named_parameters()
+            if _belongs_to_quantizer(self.network, name)
+        }
+        weights = [parameter for parameter in self.network.parameters() if parameter not in bounds]
+        ordered = [parameter for parameter in self.network.parameters() if parameter in bounds]
+        groups = [{"params": weights}, {"params": ordered}]
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
+
+    def _calibration_batches(self, count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            yield self.sampler.sample(self.recipe.batch_size)[0]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def _belongs_to_quantizer(network: SuperResolutionNetwork, name: str) -> bool:
+    """Whether a parameter trains with the bounds' learning rate: all of a quantizer but its gate."""
+    from .quantizers import Quantizer
+
+    owners = name.split(".")[:-1]
+    inside = any(
+        isinstance(network.get_submodule(".".join(owners[:depth])), Quantizer) for depth in range(1, len(owners) + 1)
+    )
+    return inside and "gate" not in owners
+
+
+def _split(
+    data: list[tuple[str, np.ndarray]], count: int
+) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+    """(held out, kept): `count` images at equal distances in the list, if it has twice as many."""
+    if count == 0 or len(data) < 2 * count:
+        count = min(count, len(data) // 2)
+    chosen = {int((index + 0.5) * len(data) / count) for index in range(count)}
+    held_out = [image for index, image in enumerate(data) if index in chosen]
+    return held_out, [image for index, image in enumerate(data) if index not in chosen]
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """bf16 where the device has instructions for it, otherwise fp32; an explicit wish is granted."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16" if has_bf16 else "fp32"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM or Ctrl-C sets, so that a step is finished before the run stops."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
