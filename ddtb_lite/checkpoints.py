@@ -1,8 +1,10 @@
 """Saving and loading networks as safetensors, quantized weights at their bit-width.
 
-The file's header holds one JSON object under the key "ddtb_lite": what the network is, what it has been through, and
-a SHA-256 of that and all tensors. A quantized convolution is two tensors, `….weight.codebook` and `….weight.packed` (see
-`packing`); every other parameter keeps its name.
+The file's header holds one JSON object under the key "ddtb_lite": what the network is, what it has been
+through, and a SHA-256 of that and all tensors. A quantized convolution is two tensors, `….weight.codebook`
+and `….weight.packed` (see `packing`). Single numbers, such as bounds, share one tensor for each type,
+`scalars.float32`, because a name of their own would take twenty times their space; the header lists them.
+Everything else keeps its name.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from .conversion import attach_gates, gated_paths, quantize, quantized_convoluti
 from .files import atomic_write
 from .networks import Quantization, SuperResolutionNetwork, build
 from .packing import PackedWeight, pack, unpack
-from .provenance import package_version
+from .provenance import package_version, without_paths
 from .quantizers import Quantizer
 
 FORMAT = 1
 _HEADER = "ddtb_lite"
-_CODEBOOK, _PACKED = ".codebook", ".packed"
+_CODEBOOK, _PACKED, _SCALARS = ".codebook", ".packed", "scalars."
 
 
 def save(
@@ -42,18 +44,20 @@ def save(
 ) -> None:
     """Write a network to a `.safetensors` file, a student's quantized weights packed to their bit-width.
 
-    `metadata` (recipe, data, commit, …) is whatever JSON can hold; `load` gives it back. `half` stores everything
-    but quantized weights, quantizers, gates and batch norm in float16. The file appears whole or not at all. The
-    full-precision weights under a student's quantizers are not in it: it can be run, but not trained on.
+    `metadata` (recipe, data, commit, …) is whatever JSON can hold, machine paths cut down as in a result file;
+    `load` gives it back. `half` stores everything but quantized weights, quantizers, gates and batch norm in
+    float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
+    not in it: it can be run, but not trained on.
 
-    Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be stored,
-    `FileNotFoundError` for a missing folder, `RuntimeError` if the folder or the disk refuses the file.
+    Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be
+    stored, `FileNotFoundError` for a missing folder, `RuntimeError` if the folder or the disk refuses the
+    file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, got {path}.")
     student = network.quantization is not None
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "version": package_version(),
         "network": network.name,
@@ -63,26 +67,26 @@ def save(
         "phase": network.phase,
         "gated": gated_paths(network) if student else [],
         "dynamic_intensity": network.dynamic_intensity,
-        "metadata": metadata,
+        "metadata": without_paths(metadata),
     }
-    tensors = _tensors(network, half)
     try:
-        digest = _digest(header, tensors)
-        text = json.dumps({**header, "sha256": digest}, allow_nan=False)
+        header = json.loads(json.dumps(header, allow_nan=False))  # as `load` will see it
     except (TypeError, ValueError) as error:
         raise ValueError(f"The metadata cannot be stored as JSON: {error}.") from error
+    tensors, header["scalars"] = _join_scalars(_tensors(network, half))
+    text = json.dumps({**header, "sha256": _digest(header, tensors)}, separators=(",", ":"))
     atomic_write(path, safetensors.torch.save(tensors, {_HEADER: text}))
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> SuperResolutionNetwork:
     """The network that `save` wrote, in eval mode, on the CPU unless another `device` is given.
 
-    A student's outputs are bit-identical to the ones of the student that was saved (if `half` was not asked for).
-    `network.metadata` is what `save` was given. A `.pt` or `.pth` file is taken for a full-precision checkpoint of another
-    program (`foreign.load_foreign`).
+    A student's outputs are bit-identical to the ones of the student that was saved (if `half` was not asked
+    for). `network.metadata` is what `save` was given. A `.pt` or `.pth` file is taken for a full-precision
+    checkpoint of another program (`foreign.load_foreign`).
 
-    Raises `FileNotFoundError` for a missing file, and `ValueError` for one that is damaged, of a newer format, or
-    not a checkpoint of a network of this package.
+    Raises `FileNotFoundError` for a missing file, and `ValueError` for one that is damaged, of a newer
+    format, or not a checkpoint of a network of this package.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,7 +112,9 @@ def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
             short = half and not name.startswith(kept)
             stored = value.to(torch.float16 if short else torch.float32)
             if not torch.equal(stored.isfinite(), value.isfinite()):
-                raise ValueError(f"{name} has values beyond the range of {stored.dtype}; save with half=False.")
+                raise ValueError(
+                    f"{name} has values beyond the range of {stored.dtype}; save with half=False."
+                )
             value = stored
         tensors[name] = value
     for path, convolution in quantized_convolutions(network).items():
@@ -129,6 +135,26 @@ def _replaced(name: str, path: str) -> bool:
     return name == f"{path}.weight" or name.startswith(f"{path}.weight_quantizer.")
 
 
+def _join_scalars(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Put the tensors without dimensions into one for each type, and list their names by type."""
+    joined = {name: value for name, value in tensors.items() if value.dim()}
+    names: dict[str, list[str]] = {}
+    for name, value in tensors.items():
+        if not value.dim():
+            names.setdefault(str(value.dtype).removeprefix("torch."), []).append(name)
+    for dtype, group in names.items():
+        joined[f"{_SCALARS}{dtype}"] = torch.stack([tensors[name] for name in group])
+    return joined, names
+
+
+def _split_scalars(tensors: dict[str, Tensor], names: dict[str, list[str]]) -> dict[str, Tensor]:
+    """Undo `_join_scalars`."""
+    split = {name: value for name, value in tensors.items() if not name.startswith(_SCALARS)}
+    for dtype, group in names.items():
+        split.update(zip(group, tensors[f"{_SCALARS}{dtype}"].unbind(), strict=True))
+    return split
+
+
 def _load(path: Path) -> SuperResolutionNetwork:
     header, tensors = _read(path)
     try:
@@ -139,15 +165,20 @@ def _load(path: Path) -> SuperResolutionNetwork:
         network.metadata = header["metadata"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} describes a network that this version cannot build: {error}.") from error
-    state = {name: value for name, value in tensors.items() if not name.endswith((_CODEBOOK, _PACKED))}
     try:
+        tensors = _split_scalars(tensors, header["scalars"])
+        state = {name: value for name, value in tensors.items() if not name.endswith((_CODEBOOK, _PACKED))}
         for name, convolution in quantized_convolutions(network).items():
             codebook, packed = tensors[f"{name}.weight{_CODEBOOK}"], tensors[f"{name}.weight{_PACKED}"]
             state[f"{name}.weight"] = unpack(codebook, packed, convolution.weight.shape)
             convolution.weight_quantizer = PackedWeight(convolution.weight_quantizer.bits)
         network.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is the checkpoint of another network: {foreign.one_line(error)}.") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is the checkpoint of another network: it has no {error}.") from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is the checkpoint of another network: {foreign.one_line(error)}."
+        ) from error
     return network
 
 
@@ -169,22 +200,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged, cut short, or not a safetensors file: {error}.") from error
     if text is None:
-        raise ValueError(f"{path} was not made by this package: it holds tensors, but says nothing about a network.")
+        raise ValueError(
+            f"{path} was not made by this package: it holds tensors, but says nothing about a network."
+        )
     try:
         header = json.loads(text)
         version, digest = header["format"], header.pop("sha256")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read.") from error
     if version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite.")
+        raise ValueError(
+            f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite."
+        )
     if digest != _digest(header, tensors):
-        raise ValueError(f"{path} is damaged: its content does not have the checksum that was stored with it.")
+        raise ValueError(
+            f"{path} is damaged: its content does not have the checksum that was stored with it."
+        )
     return header, tensors
 
 
 def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the header and of each tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True, allow_nan=False).encode())
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

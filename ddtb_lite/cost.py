@@ -221,7 +221,7 @@ def table_s1(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
             network = build(name, scale=4)
         cheapest = dearest = 0.0
         if bits < FULL_BITS:
-            # The table counts gates by the released code's points, for RDN one less than the paper's variant has.
+            # The table counts gates by the released code's points: for RDN one less than the paper's variant.
             points = network.quantization_points("official").activations
             gates = int(DEFAULTS[name].gate_ratio * len(points))
             costs = sorted(_gate_params(DynamicGate(point.channels)) for point in points)
@@ -240,15 +240,14 @@ def table_s1(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
             "gate_bops_pct": 100 * cost.gate_bops / cost.bops,
         }
         cells = {
-            column: Cell(value, float(printed[column]) if printed[column] else None)
-            for column, value in ours.items()
+            column: Cell(value, float(printed[column]) if printed[column] else None) for column, value in ours.items()
         }
         rows.append(TableRow(model, bits, cells, (cheapest, dearest)))
     return rows
 
 
 def rdn_stand_in() -> list[str]:
-    """72 layers of RDN whose gates cost what the printed ratios say, in place of the paper's, which are unknown.
+    """72 layers of RDN whose gates cost what the printed ratios say, since the paper's are unknown.
 
     Seven whole dense blocks, and an eighth without its last dense convolution, for which a smaller one of the
     next block steps in. The gates' convolutions take 45.7 K parameters, with batch norm 50.3 K.

@@ -1,10 +1,11 @@
-"""Full-precision checkpoints that other programs made: plain PyTorch state dicts in the field's parameter names."""
+"""Full-precision checkpoints that other programs made: PyTorch state dicts in the field's parameter names."""
 
 from __future__ import annotations
 
 import math
 import pickle
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ _UPSAMPLER = {"edsr": "tail.0.", "rdn": "UPNet.", "srresnet": "upscale."}
 def load_foreign(path: Path) -> SuperResolutionNetwork:
     """The network of a `.pt` or `.pth` file; its architecture and scale are read off names and shapes.
 
-    EDSR-PyTorch's names for EDSR and RDN, and this package's for SRResNet, plain or under "state_dict", "params",
-    "params_ema" or "model". Raises `ValueError` for anything else.
+    EDSR-PyTorch's names for EDSR and RDN, and this package's for SRResNet, plain or under "state_dict",
+    "params", "params_ema" or "model". Raises `ValueError` for anything else.
     """
     state = _state_dict(path)
     name = next((name for name, first in _FIRST.items() if first in state), None)
@@ -35,22 +36,24 @@ def load_foreign(path: Path) -> SuperResolutionNetwork:
         raise ValueError(f"{path} has the parameter names of none of {', '.join(_FIRST)}.")
     if name == "edsr":
         _check_mean(path, state)
-    try:
-        scale, architecture = _architecture(name, state)
-        network = build(name, scale, **architecture)
-        network.load_state_dict(state)
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} does not hold an {name} as this package knows it: {one_line(error)}.") from error
+    scale, architecture = _architecture(name, state)
     if name == "edsr" and architecture == {"n_blocks": 32, "n_feats": 256}:
         raise ValueError(
-            f"{path} holds the large EDSR, whose residuals are scaled by 0.1; only residuals of scale 1 are supported."
+            f"{path} holds the large EDSR, whose residuals are scaled by 0.1; only unscaled ones are known."
         )
+    try:
+        network = build(name, scale, **architecture)
+        network.load_state_dict(state)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not hold an {name} as this package knows it: {one_line(error)}."
+        ) from error
     return network
 
 
 def one_line(error: Exception) -> str:
-    """The last line of a message: for `load_state_dict` the first line only says that there was an error."""
-    return str(error).strip().splitlines()[-1].strip().rstrip(".")
+    """The last line of a message, shortened: the first of `load_state_dict` only says that it failed."""
+    return textwrap.shorten(str(error).strip().splitlines()[-1], 200, placeholder=" …").rstrip(".")
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
@@ -58,7 +61,8 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is damaged or holds Python objects besides tensors, which are never run; save its state dict alone."
+            f"{path} is damaged or holds Python objects besides tensors, which are never run; "
+            "save its state dict alone."
         ) from error
     except Exception as error:  # a damaged archive raises anything at all
         raise ValueError(f"{path} is damaged, or not a PyTorch checkpoint.") from error
@@ -80,7 +84,11 @@ def _architecture(name: str, state: dict[str, Tensor]) -> tuple[int, dict[str, i
             scale *= math.isqrt(value.shape[0] // value.shape[1])
     if name == "rdn":
         blocks = _count(r"RDBs\.\d+\.LFF\.weight", state)
-        return scale, {"D": blocks, "C": _count(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", state), "G": features}
+        return scale, {
+            "D": blocks,
+            "C": _count(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", state),
+            "G": features,
+        }
     block = r"body\.\d+\.body\.0\.weight" if name == "edsr" else r"residual\.\d+\.conv1\.weight"
     return scale, {"n_blocks": _count(block, state), "n_feats": features}
 
@@ -100,5 +108,5 @@ def _check_mean(path: Path, state: dict[str, Tensor]) -> None:
         )
         if not (fits_bias and fits_weight):
             raise ValueError(
-                f"{path} has another {name} than DIV2K's mean color in 0…255; networks here work on that range only."
+                f"{path} has another {name} than DIV2K's mean color in 0…255, the only one that is supported."
             )

@@ -9,13 +9,14 @@ import io
 import math
 import os
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+from .files import atomic_write
 
 READABLE = ("PNG", "JPEG", "BMP", "TIFF")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -132,21 +133,10 @@ def write(path: str | os.PathLike[str], image: np.ndarray) -> None:
     path, image = Path(path), check(image)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"cannot write {path}: expected an extension among {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}, create it first")
     kind, encoded = FORMATS[path.suffix.lower()], io.BytesIO()
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     Image.fromarray(image).save(encoded, kind, **options)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(encoded.getvalue())
-        os.replace(partial, path)
-    except OSError as error:
-        raise RuntimeError(
-            f"cannot write {path}: {error.strerror}; check the folder's permissions and the free space"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(path, encoded.getvalue())
 
 
 def check(image: np.ndarray) -> np.ndarray:

@@ -50,12 +50,15 @@ def feature_error(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def block_outputs(network: SuperResolutionNetwork) -> Iterator[list[Tensor]]:
-    """Inside this context the list fills with the blocks' outputs, in order, at each forward pass."""
+def block_outputs(network: SuperResolutionNetwork, wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Inside this context the list fills with the blocks' outputs, in order, at each forward pass.
+
+    It stays empty, and nothing is kept alive, if they are not `wanted`.
+    """
     outputs: list[Tensor] = []
     handles = [
         network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for name in network.block_names()
+        for name in (network.block_names() if wanted else ())
     ]
     try:
         yield outputs

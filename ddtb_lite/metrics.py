@@ -36,8 +36,8 @@ def ssim(sr: np.ndarray, hr: np.ndarray, border: int = 4, protocol: str = "y") -
     """Structural similarity (Wang et al., 2004) of two uint8 H×W×3 images, 1 if they are equal.
 
     11×11 Gaussian window with σ = 1.5, only where it lies inside the cropped image; K = (0.01, 0.03) and
-    L = 255 (section 9). `border` and `protocol` as for `psnr`; "rgb" is the mean over the three colors. Raises `ValueError` as
-    `psnr` does, and for images that are smaller than the window inside the border.
+    L = 255 (section 9). `border` and `protocol` as for `psnr`; "rgb" is the mean over the three colors.
+    Raises `ValueError` as `psnr` does, and for images that are smaller than the window inside the border.
     """
     return float(ssim_tensor(_as_tensor(sr), _as_tensor(hr), border, protocol))
 
@@ -52,9 +52,8 @@ def ssim_tensor(sr: Tensor, hr: Tensor, border: int = 4, protocol: str = "y") ->
     """`ssim` of each image of two uint8 batches N×3×H×W, on their device: float64, shape N."""
     x, y = _planes(sr, hr, border, protocol, smallest=WINDOW)
     # The two variances are needed only as a sum, so four blurred maps are enough.
-    mean_x, mean_y, mean_squares, mean_product = (
-        _blur(moment) for moment in (x, y, x.square() + y.square(), x * y)
-    )
+    moments = torch.stack([x, y, x.square() + y.square(), x * y])
+    mean_x, mean_y, mean_squares, mean_product = _blur(moments).unbind()
     product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
     c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
     luminance = (2 * product + c1) / (squares + c1)
@@ -108,7 +107,7 @@ def _plane(pixels: Tensor, protocol: str) -> Tensor:
 
 
 def _blur(planes: Tensor) -> Tensor:
-    """Gaussian means of N×C×H×W over all 11×11 windows that fit: N×C×(H−10)×(W−10)."""
+    """Gaussian means of …×H×W over all 11×11 windows that fit: …×(H−10)×(W−10)."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
     taps = (weights / weights.sum()).tolist()

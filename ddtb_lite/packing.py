@@ -13,7 +13,7 @@ from .quantizers import WeightQuantizer
 
 
 class PackedWeight(WeightQuantizer):
-    """Stands where a loaded student's weight quantizer was: the weight is quantized already and passes as it is."""
+    """Stands where a loaded student's weight quantizer was: the weight is quantized and passes as it is."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -36,17 +36,24 @@ def pack(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if codebook.shape[1] > 2**bits:
         codebook, indices = _codebook(flat.flatten(1))
     if codebook.shape[1] > 2**bits:
-        raise ValueError(f"a quantized weight of {bits} bits has {codebook.shape[1]} values, expected at most {2**bits}")
+        raise ValueError(
+            f"a weight of {bits} bits has {codebook.shape[1]} values, expected at most {2**bits}"
+        )
     return codebook, torch.from_numpy(pack_indices(indices.numpy().reshape(-1), index_width(codebook)))
 
 
 def unpack(codebook: Tensor, packed: Tensor, shape: torch.Size) -> Tensor:
-    """The weight of the given shape that `pack` made `codebook` and `packed` of; `ValueError` if they do not fit."""
+    """The weight of the given shape that `pack` made `codebook` and `packed` of; `ValueError` if they do not
+    fit."""
     if codebook.dim() != 2 or codebook.shape[0] not in (1, shape[0]) or not 1 <= codebook.shape[1] <= 256:
-        raise ValueError(f"the codebook is {tuple(codebook.shape)}, which does not fit a weight {tuple(shape)}")
+        raise ValueError(
+            f"the codebook is {tuple(codebook.shape)}, which does not fit a weight {tuple(shape)}"
+        )
     indices = unpack_indices(packed.numpy(), index_width(codebook), shape.numel())
     if indices.size and indices.max() >= codebook.shape[1]:
-        raise ValueError(f"the packed weight refers to value {indices.max()} of a codebook of {codebook.shape[1]}")
+        raise ValueError(
+            f"the packed weight refers to value {indices.max()} of a codebook of {codebook.shape[1]}"
+        )
     rows = torch.from_numpy(indices.astype(np.int64)).reshape(codebook.shape[0], -1)
     return codebook.gather(1, rows).reshape(shape)
 
@@ -72,7 +79,8 @@ def unpack_indices(packed: np.ndarray, width: int, count: int) -> np.ndarray:
 
 
 def _codebook(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's distinct values in ascending order (filled up with zeros), and where each element is in them."""
+    """Each row's distinct values in ascending order (filled up with zeros), and where each element is in
+    them."""
     ordered, order = rows.sort(dim=1)
     rank = torch.zeros_like(order)
     rank[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(dim=1)

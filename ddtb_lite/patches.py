@@ -75,7 +75,8 @@ class PatchSampler:
         left = self._uniform_integers(draw(), self._widths[image] - side + 1)
         flip_rows, flip_columns, transpose = draw() < 0.5, draw() < 0.5, draw() < 0.5
         batches = []
-        for buffer, offsets, factor in ((self._low, self._low_offsets, 1), (self._high, self._high_offsets, self.scale)):
+        resolutions = ((self._low, self._low_offsets, 1), (self._high, self._high_offsets, self.scale))
+        for buffer, offsets, factor in resolutions:
             size = side * factor
             width = self._widths[image] * factor
             start = offsets[image] + top * factor * width + left * factor

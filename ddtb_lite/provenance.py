@@ -32,9 +32,9 @@ def package_version() -> str:
 def environment(device: torch.device | str | None = None, precision: str = "fp32") -> dict[str, Any]:
     """What a result depends on besides its configuration.
 
-    "versions" of package, python, torch and numpy; "device" as a phrase like "CPU, 2 threads, fp32" (by default
-    the GPU if there is one); "commit" of the checkout, or None outside of one or without git; "dirty", whether
-    the package differs from that commit.
+    "versions" of package, python, torch and numpy; "device" as a phrase like "CPU, 2 threads, fp32" (by
+    default the GPU if there is one); "commit" of the checkout, or None outside of one or without git;
+    "dirty", whether the package differs from that commit.
     """
     commit, dirty = _commit()
     return {
@@ -88,9 +88,7 @@ def without_paths(value: Any) -> Any:
         value = os.fspath(value)
     if not isinstance(value, str):
         return value
-    known = [(f"{REPOSITORY}{os.sep}", "")]
     if data := os.environ.get("DDTB_DATA"):
-        known.insert(0, (os.path.abspath(Path(data).expanduser()), "$DDTB_DATA"))
-    for folder, name in known:
-        value = value.replace(folder, name)
+        value = re.sub(rf"{re.escape(os.path.abspath(data))}(?=[\s'\",/\\]|$)", "$DDTB_DATA", value)
+    value = re.sub(rf"(?<![\w./]){re.escape(f'{REPOSITORY}{os.sep}')}", "", value)
     return _FOLDERS.sub("", value)

@@ -97,21 +97,28 @@ class Recipe:
 
     @classmethod
     def _short(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
-        shared = {"patch_size": 24 * network.scale, "halve_every": None, "validate_every": 200, "save_every": 100}
-        if not quantized:
-            return cls("short", steps=4000, learning_rate=4e-4, calibration_batches=0, **shared)
-        assert network.quantization is not None
-        falling = tuple((bits, 200) for bits in (4, 3) if bits > network.quantization.bits)
-        return cls(
+        baseline = cls(
             "short",
+            steps=4000,
+            patch_size=24 * network.scale,
+            learning_rate=4e-4,
+            halve_every=None,
+            calibration_batches=0,
+            validate_every=200,
+            save_every=100,
+        )
+        if not quantized:
+            return baseline
+        assert network.quantization is not None
+        return replace(
+            baseline,
             steps=800,
             learning_rate=5e-4,
             bound_learning_rate=3e-2,
             calibration_batches=20,
             warmup_steps=100,
-            falling_bits=falling,
+            falling_bits=tuple((bits, 200) for bits in (4, 3) if bits > network.quantization.bits),
             feature_weight=10.0,
-            **shared,
         )
 
     def bits_at(self, step: int, bits: int) -> int:

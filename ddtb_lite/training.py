@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from .initializer import initialize, initialize_bounds
 from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
 from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
+from .quantizers import Quantizer
 from .recipe import Recipe
 from .runs import RunFolder, RunState
 
@@ -76,7 +77,7 @@ def train(
             "Continue its run folder, or quantize the full-precision network again."
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = _Run(network, teacher, recipe, training_images(data), seed, device)
+    run = Run(network, teacher, recipe, training_images(data), seed, device)
     folder = None if out is None else RunFolder(Path(out), run.identity)
     with uniform.compiled(recipe.compile), _stop_requests() as stop:
         state = folder.read_state() if folder else None
@@ -115,7 +116,7 @@ def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]
     return datasets.load(data)
 
 
-class _Run:
+class Run:
     """Everything that changes during training, and how one step changes it."""
 
     def __init__(
@@ -265,17 +266,16 @@ class _Run:
     def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """The weighted sum under "loss", and its parts unweighted, all in float32."""
         recipe, network, teacher = self.recipe, self.network, self.teacher
-        matching = teacher is not None and recipe.feature_weight > 0
+        matching = recipe.feature_weight > 0
         with self._autocast():
-            with block_outputs(network) if matching else nullcontext([]) as student_blocks:
+            with block_outputs(network, wanted=matching) as student_blocks:
                 features = network.features(low)
             sr = network.upsample(features)
         losses = {"l1": F.l1_loss(sr.float(), high)}
         loss = losses["l1"]
         if teacher is not None:
-            with torch.no_grad(), self._autocast():
-                with block_outputs(teacher) if matching else nullcontext([]) as teacher_blocks:
-                    teacher_features = teacher.features(low)
+            with torch.no_grad(), self._autocast(), block_outputs(teacher, matching) as teacher_blocks:
+                teacher_features = teacher.features(low)
             losses["skt"] = structured_knowledge_transfer(features, teacher_features)
             loss = loss + recipe.skt_weight * losses["skt"]
             if matching:
@@ -355,8 +355,6 @@ class _Run:
 
 def _belongs_to_quantizer(network: SuperResolutionNetwork, name: str) -> bool:
     """Whether a parameter trains with the bounds' learning rate: all of a quantizer but its gate."""
-    from .quantizers import Quantizer
-
     owners = name.split(".")[:-1]
     inside = any(
         isinstance(network.get_submodule(".".join(owners[:depth])), Quantizer) for depth in range(1, len(owners) + 1)
@@ -367,9 +365,8 @@ def _belongs_to_quantizer(network: SuperResolutionNetwork, name: str) -> bool:
 def _split(
     data: list[tuple[str, np.ndarray]], count: int
 ) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-    """(held out, kept): `count` images at equal distances in the list, if it has twice as many."""
-    if count == 0 or len(data) < 2 * count:
-        count = min(count, len(data) // 2)
+    """(held out, kept): `count` images at equal distances in the list, at most half of it."""
+    count = min(count, len(data) // 2)
     chosen = {int((index + 0.5) * len(data) / count) for index in range(count)}
     held_out = [image for index, image in enumerate(data) if index in chosen]
     return held_out, [image for index, image in enumerate(data) if index not in chosen]

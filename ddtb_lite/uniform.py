@@ -43,7 +43,9 @@ def separate(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return lower - half, upper + half
 
 
-def _quantize(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _quantize(
+    x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The quantized tensor, the clipped input, and the separated bounds, all in the bounds' precision."""
     lower, upper = separate(lower, upper)
     inverse_step = steps / (upper - lower)

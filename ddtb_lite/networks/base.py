@@ -60,6 +60,7 @@ class SuperResolutionNetwork(nn.Module):
     quantization: Quantization | None = None
     phase: str = "new"
     dynamic_intensity: dict[str, float] | None = None
+    metadata: dict[str, object] | None = None
 
     def features(self, x: Tensor) -> Tensor:
         """Image N×3×H×W to high-level features N×C×H×W, the long skip included."""

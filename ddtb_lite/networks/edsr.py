@@ -80,12 +80,13 @@ class EDSR(SuperResolutionNetwork):
     def features(self, x: Tensor) -> Tensor:
         shallow = self.head(x - self.mean)
         deep = shallow
-        for block in self.body[:-1]:
-            deep = block(deep)
+        for name in self.block_names():
+            deep = self.get_submodule(name)(deep)
         return self.body_output(self.body[-1](self.body_input(deep))) + self.long_skip(shallow)
 
     def upsample(self, features: Tensor) -> Tensor:
         upsampler, last = self.tail
+        assert isinstance(upsampler, nn.Sequential)
         x = features
         for index in range(len(self.tail_inputs) - 1):
             convolution, shuffle = upsampler[2 * index], upsampler[2 * index + 1]

@@ -73,8 +73,8 @@ class SRResNet(SuperResolutionNetwork):
     def upsample(self, features: Tensor) -> Tensor:
         x = features
         for index in range(len(self.tail_inputs) - 1):
-            convolution, shuffle, relu = self.upscale[3 * index : 3 * index + 3]
-            x = relu(shuffle(convolution(self.tail_inputs[index](x))))
+            x = self.upscale[3 * index](self.tail_inputs[index](x))
+            x = self.upscale[3 * index + 2](self.upscale[3 * index + 1](x))
         return self.conv_output(self.tail_inputs[-1](x))
 
     def block_names(self) -> list[str]:

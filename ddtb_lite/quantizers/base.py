@@ -4,11 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
+from ..uniform import fake_quantize_steps
+
+# Smallest scale that a positive parameter can stand for: far below any activation or weight.
+MINIMUM_SCALE = 1e-6
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """`value`, bit for bit, with the gradient of `surrogate`, which has the same shape."""
+    return _StraightThrough.apply(value.detach(), surrogate)
+
+
+def positive(scale: Tensor) -> Tensor:
+    """A trainable scale, held at `MINIMUM_SCALE` where an update has taken it lower.
+
+    The gradient passes as if the scale were valid, so that training can bring it back.
+    """
+    return straight_through(scale.clamp(min=MINIMUM_SCALE), scale)
+
+
+def in_float(x: Tensor) -> Tensor:
+    """`x` in at least float32, for arithmetic that must not round to bf16 under autocast."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def fake_quantize_symmetric(x: Tensor, limit: Tensor, steps: int) -> Tensor:
+    """Quantize `x` to `steps` + 1 levels that divide [−limit, limit] evenly, both ends included.
+
+    An odd number of steps leaves zero out: the levels are ±limit/steps, ±3·limit/steps, … . `limit` is a
+    positive 0-d tensor; its gradient is ±1 where `x` is clipped and (x̂ − x)/limit elsewhere.
+    """
+    shifted = fake_quantize_steps(in_float(x) + limit, torch.zeros_like(limit), 2 * limit, steps)
+    return (shifted - limit).to(x.dtype)
 
 
 class Quantizer(nn.Module):
@@ -16,6 +59,8 @@ class Quantizer(nn.Module):
 
     bits: int
     enabled: bool = True
+    # What a method with a quantization loss adds up: set by a forward pass in training mode, None otherwise.
+    quantization_error: Tensor | None = None
 
     def quantize(self, x: Tensor) -> Tensor:
         """The quantized tensor, of the shape and dtype of `x`."""
@@ -40,7 +85,7 @@ class ActivationQuantizer(Quantizer):
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes one convolution's weight (out×in×h×w), from nothing but the weight unless it has parameters."""
+    """Quantizes one convolution's weight (out×in×h×w), from the weight alone unless it has parameters."""
 
     def initialize(self, weight: Tensor) -> None:
         """Set trainable parameters from the full-precision weight; most methods have none."""
@@ -54,9 +99,11 @@ class ActivationFactory(Protocol):
 class Method:
     """One published way to quantize: how it treats activations and weights, and what its paper trains with.
 
-    `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is the
-    network's default for weights, for the methods that use one. `learning_rate` and `bound_learning_rate`
-    are the paper's own, `None` where it uses DDTB's.
+    `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is
+    the network's default for weights, for the methods that use one. `learning_rate` and
+    `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not
+    carried over). Training adds `quantization_loss_weight` times the sum of all `quantization_error`s to
+    its loss.
     """
 
     name: str
@@ -68,3 +115,4 @@ class Method:
     gated: bool = False
     learning_rate: float | None = None
     bound_learning_rate: float | None = None
+    quantization_loss_weight: float = 0.0

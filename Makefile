@@ -1,0 +1,57 @@
+# Two commands do everything: `make book` and `make test`. Both create .venv first if it is missing or stale.
+PYTHON   ?= python3
+# Further arguments of pip; on a machine without a GPU, for a smaller PyTorch:
+#   make book PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+JOBS     ?= 2
+
+VENV      := .venv
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort)
+
+export TQDM_DISABLE := 1
+export JUPYTER_PLATFORM_DIRS := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: book test results notebooks clean help
+
+help:
+	@echo "make book       build the book, print where it is"
+	@echo "make test       ruff, mypy, pytest, nbval over every notebook"
+	@echo "make results    list every run of the reproduction: done, running, missing, and its cost"
+	@echo "make notebooks  execute every notebook in place"
+	@echo "make clean      delete what was built"
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	    || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The quickstart really runs here, on the embedded images; the book itself shows the stored outputs,
+# which `make test` compares with fresh ones.
+book: $(INSTALLED)
+	@mkdir -p _build/executed
+	$(BIN)/papermill book/start/quickstart.ipynb _build/executed/quickstart.ipynb --cwd book/start \
+	    --kernel python3 --no-progress-bar -p preset smoke -p images embedded
+	$(BIN)/jupyter-book build book --path-output . -W -n --keep-going --quiet
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+	$(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
+
+results: $(INSTALLED)
+	$(BIN)/python -m ddtb_lite.results
+
+notebooks: $(INSTALLED)
+	$(BIN)/python book/execute.py $(NOTEBOOKS)
+
+clean:
+	rm -rf _build .jupyter_cache .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,295 @@
+"""The command line: python -m ddtb_lite download | train | evaluate | upscale | complexity | benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import ddtb_lite as ddtb
+from ddtb_lite import checkpoints, datasets, images, results
+from ddtb_lite.benchmark import benchmark
+from ddtb_lite.conversion import attach_gates
+from ddtb_lite.evaluation import Scores
+from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork
+from ddtb_lite.quantizers import METHODS
+from ddtb_lite.training import training_images
+
+BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the result is the exit status: 0, 1 for an error told in one line, 130 if stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "Stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options, named like the arguments of the Python functions."""
+    top = argparse.ArgumentParser(
+        prog="python -m ddtb_lite",
+        description="Super-resolution networks at 2, 3 and 4 bits: train, score and use them.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        each = commands.add_parser(
+            name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        each.set_defaults(run=run)
+        return each
+
+    each = command("download", _download, "Fetch data sets into $DDTB_DATA, checked and unpacked.")
+    each.add_argument("names", nargs="*", metavar="NAME", help="data sets; none lists the known ones")
+
+    each = command("train", _train, "Train a full-precision network, or with --bits a quantized student.")
+    _network_options(each)
+    each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint that a student starts from")
+    each.add_argument("--start", metavar="FILE", help="full-precision weights to start from, where shapes fit")
+    each.add_argument("--preset", default="short", choices=("smoke", "short", "paper"), help="length of training")
+    each.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the recipe, such as steps=2000"
+    )
+    each.add_argument("--data", nargs="+", default=["photos_train"], metavar="SET", help="training sets or folders")
+    each.add_argument("--test", nargs="*", metavar="SET", help="score on these; by default all benchmarks there are")
+    each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates")
+    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    each.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder; an interrupted run continues")
+
+    each = command("evaluate", _evaluate, "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets.")
+    each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')
+    each.add_argument("--data", nargs="+", default=["photos"], metavar="SET", help="data sets or folders")
+    each.add_argument("--scale", type=int, help="needed for bicubic only")
+    each.add_argument("--protocol", default="y", help="y (the paper's), y_full or rgb")
+    each.add_argument("--border", type=int, help="pixels left out at each side; by default the scale")
+    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+    each = command("upscale", _upscale, "Super-resolve an image or all images of a folder.")
+    each.add_argument("network", metavar="FILE", help="a checkpoint")
+    each.add_argument("input", type=Path, help="an image or a folder")
+    each.add_argument("--out", type=Path, required=True, help="the new image, or a folder for a folder")
+    each.add_argument("--tile", type=int, help="side of a tile in low-resolution pixels; chosen by itself")
+    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+
+    each = command("complexity", _complexity, "Parameters and bit operations, as Table S1 counts them.")
+    each.add_argument("network", nargs="?", metavar="FILE", help="a checkpoint, instead of the options below")
+    _network_options(each)
+    each.add_argument("--output-size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
+
+    each = command("benchmark", _benchmark, "Speed and memory, each as a ratio to a peer in the same process.")
+    each.add_argument("--device", default="cpu", help="cpu or cuda")
+    each.add_argument("--json", action="store_true", help="print one JSON object")
+    return top
+
+
+def _network_options(each: argparse.ArgumentParser) -> None:
+    each.add_argument("--model", default="edsr", choices=list(NETWORKS), help="architecture")
+    each.add_argument("--scale", type=int, default=4, choices=(2, 3, 4), help="upscaling factor")
+    each.add_argument(
+        "--architecture", nargs="+", default=[], metavar="NAME=NUMBER", help="depth and width, such as n_blocks=8"
+    )
+    each.add_argument("--bits", type=int, help="bit-width of weights and activations; without it full precision")
+    each.add_argument("--method", default="ddtb", choices=list(METHODS), help="how to quantize")
+    each.add_argument("--variant", default="paper", choices=("paper", "official"), help="whose quantization points")
+    each.add_argument("--gate-ratio", type=float, help="fraction of layers with a gate; by default the paper's")
+    each.add_argument("--percentile", type=float, help="of the initializer; by default the paper's")
+    each.add_argument("--fully", action="store_true", help="quantize first, last and upsampling layers too")
+
+
+def _pairs(texts: list[str]) -> dict[str, object]:
+    """["a=1", "b=x"] to {"a": 1, "b": "x"}."""
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not of the form NAME=VALUE.")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
+def _quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> SuperResolutionNetwork:
+    return ddtb.quantize(
+        network,
+        options.method,
+        options.bits,
+        variant=options.variant,
+        gate_ratio=options.gate_ratio,
+        percentile=options.percentile,
+        fully=options.fully,
+    )
+
+
+def _download(options: argparse.Namespace) -> None:
+    if not options.names:
+        for entry in datasets.registry().values():
+            print(f"{entry.name:14s} {entry.images:5d} images  {entry.about}")
+    for name in options.names:
+        print(f"{name}: {datasets.download(name)}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    torch.manual_seed(options.seed)
+    teacher = None
+    if options.bits is not None:
+        if options.teacher is None:
+            raise ValueError("A student starts from a full-precision network: give its checkpoint as --teacher FILE.")
+        teacher = checkpoints.load(options.teacher)
+        if (teacher.name, teacher.scale) != (options.model, options.scale):
+            raise ValueError(
+                f"{options.teacher} is {teacher.name} ×{teacher.scale}, but --model and --scale say "
+                f"{options.model} ×{options.scale}."
+            )
+        network = _quantized(teacher, options)
+    else:
+        architecture = _pairs(options.architecture)
+        network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
+        if options.start:
+            _copy_matching(checkpoints.load(options.start), network)
+    recipe = ddtb.Recipe.preset(options.preset, network).override(**_pairs(options.set))
+    out = Path(options.out)
+    history = ddtb.train(
+        network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
+    )
+    command = f"python -m ddtb_lite {shlex.join(sys.argv[1:])}"
+    config = {
+        "model": network.name,
+        "scale": network.scale,
+        "architecture": network.architecture,
+        "quantization": None if network.quantization is None else vars(network.quantization),
+        "recipe": vars(recipe),
+        "training_data": options.data,
+        "teacher": options.teacher,
+        "start": options.start,
+        "best_step": history.best_step,
+    }
+    checkpoint = out / f"{out.name}.safetensors"
+    checkpoints.save(network, checkpoint, metadata={"run": out.name, "command": command, **config})
+    tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
+    scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
+    results.write(
+        out / f"{out.name}.json",
+        run=out.name,
+        config=config,
+        seed=options.seed,
+        data={"training": datasets.fingerprint(training_images(options.data))}
+        | {name: datasets.fingerprint(name) for name in tests},
+        curve=history.rows,
+        seconds=history.seconds,
+        checkpoint=f"data/checkpoints/{checkpoint.name}",
+        scores=scores,
+        command=command,
+        device=options.device,
+    )
+    _print_means(scores)
+    print(f"{checkpoint}\n{out / out.name}.json")
+
+
+def _copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
+    """Copy every weight whose name and shape fit: a ×4 network starts from a ×2 one's body."""
+    state = target.state_dict()
+    fitting = {name: value for name, value in source.state_dict().items() if name in state}
+    fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}
+    if not fitting:
+        raise ValueError(f"No weight of this {source.name} ×{source.scale} fits {target.name} ×{target.scale}.")
+    target.load_state_dict(state | fitting)
+
+
+def _available(name: str) -> bool:
+    try:
+        return bool(datasets.paths(name))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _print_means(scores: dict[str, Scores]) -> None:
+    for name, score in scores.items():
+        print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    bicubic = options.network == "bicubic"
+    network = "bicubic" if bicubic else checkpoints.load(options.network)
+    scores = {
+        name: ddtb.evaluate(
+            network,
+            name,
+            scale=options.scale,
+            protocol=options.protocol,
+            border=options.border,
+            device=options.device,
+        )
+        for name in options.data
+    }
+    if options.json:
+        rows = {
+            name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()
+        }
+        print(json.dumps(rows))
+    else:
+        print("\n\n".join(str(score) for score in scores.values()))
+
+
+def _upscale(options: argparse.Namespace) -> None:
+    network = checkpoints.load(options.network)
+    if options.input.is_dir():
+        if options.out.exists() and not options.out.is_dir():
+            raise ValueError(f"{options.input} is a folder, but {options.out} is a file; give a folder as --out.")
+        options.out.mkdir(parents=True, exist_ok=True)
+        jobs = [(path, options.out / f"{path.stem}.png") for path in datasets.paths(options.input)]
+        if len({target for _, target in jobs}) < len(jobs):
+            raise ValueError(f"Two images in {options.input} differ only in their suffix; rename one of them.")
+    else:
+        jobs = [(options.input, options.out)]
+    for source, target in jobs:
+        images.write(target, ddtb.upscale(network, images.read(source), tile=options.tile, device=options.device))
+        print(target)
+
+
+def _complexity(options: argparse.Namespace) -> None:
+    if options.network:
+        network = checkpoints.load(options.network)
+    else:
+        network = ddtb.build(options.model, options.scale, **_pairs(options.architecture))  # type: ignore[arg-type]
+        if options.bits is not None:
+            network = _quantized(network, options)
+            assert network.quantization is not None
+            points = network.quantization_points(options.variant, options.fully).activations
+            count = int(network.quantization.gate_ratio * len(points))
+            attach_gates(network, [point.path for point in points[:count]])
+            print(f"Without training data the first {count} layers get the gates; this matters for RDN only.")
+    cost = ddtb.complexity(network, tuple(options.output_size))
+    print(f"parameters (32-bit)          {cost.params:14,.0f}")
+    print(f"  high-level features        {cost.hlfe_params:14,.0f}")
+    print(f"  dynamic gates              {cost.gate_params:14,.0f}")
+    print(f"bit operations               {cost.bops / 1e12:14,.2f} T")
+    print(f"  dynamic gates              {cost.gate_bops / 1e6:14,.2f} M")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    ratios = benchmark(options.device)
+    if options.json:
+        print(json.dumps({name: ratio.value for name, ratio in ratios.items()}))
+    else:
+        for name, ratio in ratios.items():
+            print(f"{name:28s} {ratio.value:6.2f}  {ratio.about}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

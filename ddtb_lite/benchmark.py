@@ -1,0 +1,214 @@
+"""How fast and how large: every number is a ratio to a peer measured in the same process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import uniform
+from .conversion import quantize
+from .networks import build
+from .quantizers import dual_bound
+from .recipe import Recipe
+from .training import Run
+
+BATCH_SIZE, LOW_RESOLUTION_PATCH, SCALE = 16, 48, 4
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours divided by the peer's, and what was compared."""
+
+    value: float
+    about: str
+
+
+def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ratio]:
+    """Time of training steps and of the quantizer, and peak memory, as ratios (less than 1 is better).
+
+    The network is EDSR ×4 at 2 bits with 30 % gates, on 48×48 patches. The peer of a step is a plain float32 step of
+    the full-precision network as PyTorch does it by default; that of the quantizer is `relu`; that of the
+    memory is the same student with the quantizer written in single operations that autograd records.
+    """
+    place = torch.device(device)
+    plain = _plain_step(place, batch_size)
+    with_teacher = _student_step(place, batch_size, teacher=True)
+    without_teacher = _student_step(place, batch_size, teacher=False)
+    with uniform.compiled():
+        times = _median_seconds([plain, with_teacher, without_teacher], place)
+        quantizer, relu = _median_seconds(_elementwise(place, batch_size), place, repeats=15)
+    size = f"batch {batch_size}, 48×48 patches"
+    precision = _precision_of(place)
+    return {
+        "step_vs_fp32": Ratio(times[1] / times[0], f"2-bit DDTB step with teacher ({precision}), {size}"),
+        "step_vs_fp32_without_teacher": Ratio(times[2] / times[0], f"the same without teacher ({precision})"),
+        "fake_quantize_vs_relu": Ratio(quantizer / relu, f"forward and backward of {batch_size}×64×48×48"),
+        "peak_memory_vs_naive": Ratio(_memory_ratio(device), "peak memory of the step, against recorded operations"),
+    }
+
+
+def _precision_of(device: torch.device) -> str:
+    run = _run(device, 2, teacher=False)
+    return run.precision if run.precision == "bf16" else "fp32, no bf16 instructions here"
+
+
+def _plain_step(device: torch.device, batch_size: int) -> Callable[[], None]:
+    network = build("edsr", SCALE).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    low = torch.rand(batch_size, 3, LOW_RESOLUTION_PATCH, LOW_RESOLUTION_PATCH, device=device) * 255
+    high = F.interpolate(low, scale_factor=SCALE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.l1_loss(network(low), high).backward()
+        optimizer.step()
+
+    return step
+
+
+def _run(device: torch.device, batch_size: int, teacher: bool) -> Run:
+    """A run whose student is initialized and whose gates are live, on an image of noise."""
+    torch.manual_seed(0)
+    network = build("edsr", SCALE)
+    student = quantize(network, "ddtb", 2)
+    recipe = Recipe.preset("paper", student).override(
+        batch_size=batch_size,
+        calibration_batches=1,
+        warmup_steps=0,
+        validation_images=0,
+    )
+    side = SCALE * LOW_RESOLUTION_PATCH
+    noise = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), dtype=np.uint8)
+    run = Run(student, network if teacher else None, recipe, [("noise", noise)], 0, device)
+    run.begin()
+    return run
+
+
+def _student_step(device: torch.device, batch_size: int, teacher: bool) -> Callable[[], None]:
+    return _run(device, batch_size, teacher).advance
+
+
+def _elementwise(device: torch.device, batch_size: int) -> list[Callable[[], None]]:
+    """The quantizer and `relu` on the same tensor, forward and backward."""
+    x = torch.randn(batch_size, 64, LOW_RESOLUTION_PATCH, LOW_RESOLUTION_PATCH, device=device)
+    gradient = torch.randn_like(x)
+    x.requires_grad_()
+    lower = torch.tensor(-1.5, device=device, requires_grad=True)
+    upper = torch.tensor(2.5, device=device, requires_grad=True)
+
+    def forward_and_backward(function: Callable[[Tensor], Tensor]) -> None:
+        x.grad = None
+        function(x).backward(gradient)
+
+    return [
+        lambda: forward_and_backward(lambda each: uniform.fake_quantize(each, lower, upper, 2)),
+        lambda: forward_and_backward(torch.relu),
+    ]
+
+
+def _median_seconds(
+    functions: list[Callable[[], None]], device: torch.device, repeats: int = REPEATS
+) -> list[float]:
+    """Median time of each, taken in turns, so that a slow spell of the machine meets all of them."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(repeats):
+        for own, function in zip(times, functions, strict=True):
+            _synchronize(device)
+            started = time.perf_counter()
+            function()
+            _synchronize(device)
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own) for own in times]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# Memory. On a CPU only the operating system knows the peak of a process, so each version gets a process of its own.
+
+
+def _memory_ratio(device: str) -> float:
+    ours, naive = (
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "ddtb_lite.benchmark", device, version],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for version in ("ours", "naive")
+    )
+    return ours / naive
+
+
+def step_memory(device: str, version: str, batch_size: int = 4) -> int:
+    """Peak bytes that the second step of a student needs beyond what lay in memory before the first.
+
+    `version` is "ours" or "naive". Run it in a fresh process.
+    """
+    place = torch.device(device)
+    run = _run(place, batch_size, teacher=True)
+    with uniform.compiled(version == "ours"), _naive_quantizer() if version == "naive" else contextlib.nullcontext():
+        if place.type == "cuda":
+            run.advance()
+            torch.cuda.reset_peak_memory_stats(place)
+            before = torch.cuda.memory_allocated(place)
+            run.advance()
+            return torch.cuda.max_memory_allocated(place) - before
+        # Compiling takes memory too: let it happen on a small tensor first.
+        small = torch.zeros(2, 64, 4, 4, requires_grad=True)
+        for shape in ((), (2, 1, 1, 1)):
+            bounds = [torch.full(shape, value, requires_grad=True) for value in (-1.0, 1.0)]
+            uniform.fake_quantize(small, bounds[0], bounds[1], 2).sum().backward()
+        before = _resident_bytes()
+        run.advance()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def _naive_quantizer() -> Iterator[None]:
+    """Inside, DDTB's quantizer is the formulas of section 2, one recorded operation after the other."""
+
+    def straight_through_round(x: Tensor) -> Tensor:
+        return x + (x.round() - x).detach()
+
+    def naive(x: Tensor, lower: Tensor, upper: Tensor, bits: int, clamp: bool = True) -> Tensor:
+        steps_per_unit = (2**bits - 1) / (upper - lower)
+        offset = straight_through_round(steps_per_unit * lower) + 2 ** (bits - 1)
+        clipped = torch.minimum(torch.maximum(x, lower), upper)
+        code = straight_through_round(steps_per_unit * clipped - offset)
+        return (code + offset) / steps_per_unit
+
+    fused = dual_bound.fake_quantize
+    dual_bound.fake_quantize = naive
+    try:
+        yield
+    finally:
+        dual_bound.fake_quantize = fused
+
+
+if __name__ == "__main__":
+    print(json.dumps(step_memory(sys.argv[1], sys.argv[2])))
