@@ -44,9 +44,9 @@ def save(
 ) -> None:
     """Write a network to a `.safetensors` file, a student's quantized weights packed to their bit-width.
 
-    `metadata` (recipe, data, commit, …) is whatever JSON can hold, machine paths cut down as in a result file;
-    `load` gives it back. `half` stores everything but quantized weights, quantizers, gates and batch norm in
-    float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
+    `metadata` (recipe, data, commit, …) is whatever JSON can hold, machine paths cut down as in a result
+    file; `load` gives it back. `half` stores everything but quantized weights, quantizers, gates and batch
+    norm in float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
     not in it: it can be run, but not trained on.
 
     Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be
@@ -96,9 +96,18 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     return network.to(device or "cpu").eval()
 
 
-def is_packed(network: SuperResolutionNetwork) -> bool:
-    """Whether the network was loaded with packed weights, so that it can be run but not trained."""
-    return any(isinstance(module, PackedWeight) for module in network.modules())
+def shipped(name: str) -> Path:
+    """The file of a network that this project trained and carries with it, such as "edsr_x4_ddtb_2bit".
+
+    Raises `FileNotFoundError` that lists what there is.
+    """
+    here = Path(__file__).parent
+    folders = [here.parent / "data" / "checkpoints", here / "_data" / "checkpoints"]  # a checkout, an installation
+    for folder in folders:
+        if (folder / f"{name}.safetensors").is_file():
+            return folder / f"{name}.safetensors"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.safetensors")})
+    raise FileNotFoundError(f"No network {name!r} is shipped; there are: {', '.join(known) or 'none'}.")
 
 
 def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
@@ -112,9 +121,7 @@ def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
             short = half and not name.startswith(kept)
             stored = value.to(torch.float16 if short else torch.float32)
             if not torch.equal(stored.isfinite(), value.isfinite()):
-                raise ValueError(
-                    f"{name} has values beyond the range of {stored.dtype}; save with half=False."
-                )
+                raise ValueError(f"{name} has values beyond the range of {stored.dtype}; save with half=False.")
             value = stored
         tensors[name] = value
     for path, convolution in quantized_convolutions(network).items():
@@ -176,9 +183,7 @@ def _load(path: Path) -> SuperResolutionNetwork:
     except KeyError as error:
         raise ValueError(f"{path} is the checkpoint of another network: it has no {error}.") from error
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is the checkpoint of another network: {foreign.one_line(error)}."
-        ) from error
+        raise ValueError(f"{path} is the checkpoint of another network: {foreign.one_line(error)}.") from error
     return network
 
 
@@ -200,22 +205,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged, cut short, or not a safetensors file: {error}.") from error
     if text is None:
-        raise ValueError(
-            f"{path} was not made by this package: it holds tensors, but says nothing about a network."
-        )
+        raise ValueError(f"{path} was not made by this package: it holds tensors, but says nothing about a network.")
     try:
         header = json.loads(text)
         version, digest = header["format"], header.pop("sha256")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read.") from error
     if version != FORMAT:
-        raise ValueError(
-            f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite."
-        )
+        raise ValueError(f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite.")
     if digest != _digest(header, tensors):
-        raise ValueError(
-            f"{path} is damaged: its content does not have the checksum that was stored with it."
-        )
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that was stored with it.")
     return header, tensors
 
 

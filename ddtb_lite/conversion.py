@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .gate import DynamicGate
 from .networks import Quantization, SuperResolutionNetwork
 from .networks.base import check_variant
+from .packing import is_packed
 from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer, WeightQuantizer
 from .uniform import check_bits
 
@@ -111,6 +112,7 @@ def quantize(
         method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully
     )
     student.phase = "new"
+    student.metadata = None
     return student
 
 
@@ -183,12 +185,15 @@ def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
     quantization = require_quantization(student)
     rule = METHODS[quantization.method]
     check_bits(bits, rule.lowest_bits, rule.highest_bits)
+    if is_packed(student):
+        raise ValueError("This student was loaded bit-packed: its weights cannot change their bit-width any more.")
     points = student.quantization_points(quantization.variant, quantization.fully)
     for point in points.activations:
         if not point.skip:
             _activation_quantizer(student, point.path).bits = bits
     for convolution in quantized_convolutions(student).values():
         convolution.weight_quantizer.bits = bits
+        convolution.weight_quantizer.initialize(convolution.weight.detach())
     student.quantization = replace(quantization, bits=bits)
 
 

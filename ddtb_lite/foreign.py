@@ -45,9 +45,7 @@ def load_foreign(path: Path) -> SuperResolutionNetwork:
         network = build(name, scale, **architecture)
         network.load_state_dict(state)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} does not hold an {name} as this package knows it: {one_line(error)}."
-        ) from error
+        raise ValueError(f"{path} does not hold an {name} as this package knows it: {one_line(error)}.") from error
     return network
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .quantizers import WeightQuantizer
 
@@ -23,6 +23,11 @@ class PackedWeight(WeightQuantizer):
         return weight
 
 
+def is_packed(network: nn.Module) -> bool:
+    """Whether the network was loaded with packed weights, so that it can be run but not trained."""
+    return any(isinstance(module, PackedWeight) for module in network.modules())
+
+
 def pack(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """A quantized weight (out×…) as its codebook (float32) and its packed indices (uint8, 1-d).
 
@@ -36,9 +41,7 @@ def pack(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if codebook.shape[1] > 2**bits:
         codebook, indices = _codebook(flat.flatten(1))
     if codebook.shape[1] > 2**bits:
-        raise ValueError(
-            f"a weight of {bits} bits has {codebook.shape[1]} values, expected at most {2**bits}"
-        )
+        raise ValueError(f"a weight of {bits} bits has {codebook.shape[1]} values, expected at most {2**bits}")
     return codebook, torch.from_numpy(pack_indices(indices.numpy().reshape(-1), index_width(codebook)))
 
 
@@ -46,14 +49,10 @@ def unpack(codebook: Tensor, packed: Tensor, shape: torch.Size) -> Tensor:
     """The weight of the given shape that `pack` made `codebook` and `packed` of; `ValueError` if they do not
     fit."""
     if codebook.dim() != 2 or codebook.shape[0] not in (1, shape[0]) or not 1 <= codebook.shape[1] <= 256:
-        raise ValueError(
-            f"the codebook is {tuple(codebook.shape)}, which does not fit a weight {tuple(shape)}"
-        )
+        raise ValueError(f"the codebook is {tuple(codebook.shape)}, which does not fit a weight {tuple(shape)}")
     indices = unpack_indices(packed.numpy(), index_width(codebook), shape.numel())
     if indices.size and indices.max() >= codebook.shape[1]:
-        raise ValueError(
-            f"the packed weight refers to value {indices.max()} of a codebook of {codebook.shape[1]}"
-        )
+        raise ValueError(f"the packed weight refers to value {indices.max()} of a codebook of {codebook.shape[1]}")
     rows = torch.from_numpy(indices.astype(np.int64)).reshape(codebook.shape[0], -1)
     return codebook.gather(1, rows).reshape(shape)
 

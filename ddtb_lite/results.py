@@ -127,9 +127,7 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
     for path in sorted(folder.glob("*.json")):
         result = read(path)
         if result["run"] in results:
-            raise ValueError(
-                f"{path} holds the run {result['run']!r}, which another file in {folder} holds too."
-            )
+            raise ValueError(f"{path} holds the run {result['run']!r}, which another file in {folder} holds too.")
         results[result["run"]] = result
     return results
 
@@ -138,9 +136,7 @@ def paper_tables() -> dict[str, list[dict[str, str]]]:
     """What the paper prints: the rows of each table in `data/paper` by the table's name, cells as printed."""
     checkout = DATA / "paper"  # an installed package carries its own copy
     folder = checkout if checkout.is_dir() else resources.files("ddtb_lite") / "_data" / "paper"
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".csv")), key=lambda file: file.name
-    )
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".csv")), key=lambda file: file.name)
     return {
         file.name.removesuffix(".csv"): list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         for file in files
@@ -173,9 +169,7 @@ def _check(result: Any, what: str) -> None:
             raise ValueError(f"{what} has {type(result[key]).__name__} as {key!r}, which is not its type.")
     for name, digest in result["data"].items():
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError(
-                f"{what} has {digest!r} as the checksum of {name}, expected a SHA-256 in hexadecimal."
-            )
+            raise ValueError(f"{what} has {digest!r} as the checksum of {name}, expected a SHA-256 in hexadecimal.")
     for name, scores in result["scores"].items():
         _check_scores(scores, f"{what} has scores of {name} that")
 

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from . import datasets, uniform
-from .checkpoints import is_packed
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
 from .diagnostics import explain_divergence
 from .evaluation import evaluate
 from .initializer import initialize, initialize_bounds
 from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
 from .networks import SuperResolutionNetwork
+from .packing import is_packed
 from .patches import PatchSampler
 from .quantizers import Quantizer
 from .recipe import Recipe

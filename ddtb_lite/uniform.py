@@ -87,14 +87,14 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
         ctx.save_for_backward(x, lower, upper)
         ctx.steps, ctx.clamp = steps, clamp
-        return _kernel(_forward)(x, lower, upper, steps, clamp)
+        return _kernel(_forward, x)(x, lower, upper, steps, clamp)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, lower, upper = ctx.saved_tensors
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-            return _kernel(_straight_through)(grads[0], x, lower, upper), None, None, None, None
-        to_x, to_lower, to_upper = _kernel(_backward)(grads[0], x, lower, upper, ctx.steps, ctx.clamp)
+            return _kernel(_straight_through, x)(grads[0], x, lower, upper), None, None, None, None
+        to_x, to_lower, to_upper = _kernel(_backward, x)(grads[0], x, lower, upper, ctx.steps, ctx.clamp)
         return to_x, to_lower.view_as(lower), to_upper.view_as(upper), None, None
 
 
@@ -173,6 +173,9 @@ def percentile(x: Tensor, percent: float) -> Tensor:
 # argument, because it concerns the machine and not the method.
 _compile_enabled = False
 
+# Smaller tensors (weights of one layer, a gate's inside) gain nothing, and each new kind costs a compilation.
+SMALLEST_COMPILED = 2**16
+
 
 @contextmanager
 def compiled(enabled: bool = True) -> Iterator[None]:
@@ -189,8 +192,9 @@ def compiled(enabled: bool = True) -> Iterator[None]:
         _compile_enabled = before
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    return _compiled_kernel(function) if _compile_enabled else function
+def _kernel(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    worthwhile = _compile_enabled and x.numel() >= SMALLEST_COMPILED
+    return _compiled_kernel(function) if worthwhile else function
 
 
 @functools.cache

@@ -1,0 +1,200 @@
+"""The book as a browser shows it: built without a warning, complete offline, legible, alive."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+CHECKS = Path(__file__).with_name("page_checks.js")
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the HTML pages, built anew from the stored outputs, warnings being errors."""
+    folder = tmp_path_factory.mktemp("book")
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(BOOK)]
+    command += ["--path-output", str(folder), "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "NO_COLOR": "1"}
+    build = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    report = build.stdout + build.stderr
+    warnings = [line for line in report.splitlines() if re.search(r"\b(?:WARNING|ERROR|CRITICAL)\b", line)]
+    assert not warnings, "\n".join(warnings)
+    assert build.returncode == 0, report[-3000:]
+    return folder / "_build" / "html"
+
+
+def pages(built: Path) -> list[str]:
+    """Every page, by its path below the built folder; index.html only leads to the first one."""
+    return sorted(
+        str(path.relative_to(built))
+        for path in built.rglob("*.html")
+        if "_static" not in path.parts and path != built / "index.html"
+    )
+
+
+def toc_files(entry: Any) -> Iterator[str]:
+    if isinstance(entry, dict):
+        yield from (value for key, value in entry.items() if key in ("file", "root"))
+        for value in entry.values():
+            yield from toc_files(value)
+    elif isinstance(entry, list):
+        for value in entry:
+            yield from toc_files(value)
+
+
+def test_every_page_of_the_contents_is_built(built: Path) -> None:
+    contents = set(toc_files(yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))))
+    assert {f"{name}.html" for name in contents} <= set(pages(built))
+    sources = [*BOOK.rglob("*.md"), *BOOK.rglob("*.ipynb")]
+    on_disk = {
+        str(p.relative_to(BOOK).with_suffix("")) for p in sources if ".ipynb_checkpoints" not in p.parts
+    }
+    assert on_disk == contents, "pages that the contents do not list"
+
+
+@pytest.fixture(scope="module")
+def address(built: Path) -> Iterator[str]:
+    """Where the built book is served on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; DDTB_BROWSER names another program than the usual ones."""
+    named = os.environ.get("DDTB_BROWSER")
+    candidates = [named] if named else ["chromium", "chromium-browser", "google-chrome", "chrome"]
+    program = next(filter(None, map(shutil.which, candidates)), None)
+    if program is None:
+        reason = f"no browser: none of {', '.join(candidates)} is installed"
+        if os.environ.get("DDTB_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    switches += " --disable-component-update --disable-sync"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=switches.split())
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A tab that notes everything that goes wrong in it."""
+
+    def __init__(self, browser: Any, home: str, **options: Any) -> None:
+        self.home = home
+        self.problems: list[str] = []
+        self.name = ""
+        self.context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce", **options)
+        self.context.add_init_script(path=CHECKS)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda m: m.type == "error" and self.note(f"console: {m.text}"))
+        self.page.on("pageerror", lambda e: self.note(f"script: {e}"))
+        self.page.on("requestfailed", lambda r: self.note(f"failed: {r.url} {r.failure}"))
+        self.page.on("response", lambda r: r.status >= 400 and self.note(f"{r.status}: {r.url}"))
+        self.page.on("request", self.check_origin)
+
+    def note(self, problem: str) -> None:
+        self.problems.append(f"{self.name}: {problem}")
+
+    def check_origin(self, request: Any) -> None:
+        if not request.url.startswith((self.home, "data:", "blob:")):
+            self.note(f"request to the outside: {request.url}")
+
+    def open(self, name: str) -> Any:
+        self.name = name
+        self.page.goto(self.home + name, wait_until="load")
+        self.page.evaluate("globalThis.MathJax?.startup?.promise.then(() => null)")
+        self.page.evaluate("document.fonts.ready.then(() => null)")
+        return self.page
+
+    def check(self, function: str, problem: str) -> None:
+        """Run one function of page_checks.js and note whatever it finds."""
+        for found in self.page.evaluate(f"checks.{function}()"):
+            self.note(f"{problem}: {found}")
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.close()
+
+
+def test_every_page_over_http(built: Path, address: str, browser: Any) -> None:
+    with Visit(browser, address) as visit:
+        for name in pages(built):
+            page = visit.open(name)
+            visit.check("imagesWithoutText", "no text alternative")
+            visit.check("imagesNotShown", "not shown")
+            visit.check("rawMaths", "maths")
+            for theme in ("light", "dark"):
+                page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+                visit.check("illegible", f"illegible in the {theme} theme")
+            page.set_viewport_size(PHONE)
+            visit.check("overflow", "too wide for a phone")
+            page.set_viewport_size(DESKTOP)
+            visit.check("deadExplorers", "nothing changes when its slider moves")
+        assert not visit.problems, "\n".join(visit.problems)
+
+
+def test_every_page_from_the_disk(built: Path, browser: Any) -> None:
+    with Visit(browser, built.as_uri() + "/") as visit:
+        for name in pages(built):
+            visit.open(name)
+            visit.check("imagesNotShown", "not shown")
+            visit.check("rawMaths", "maths")
+        assert not visit.problems, "\n".join(visit.problems)
+
+
+def test_explorers_show_a_picture_without_scripts(built: Path, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in pages(built):
+        if "<figure" not in (built / name).read_text(encoding="utf-8"):
+            continue
+        page.goto((built / name).as_uri())
+        for figure in page.query_selector_all("figure.explorer, figure.swipe"):
+            picture = figure.query_selector("img, svg")
+            assert picture is not None and picture.bounding_box()["height"] > 10, name
+    context.close()
+
+
+def test_search_finds_a_term(address: str, browser: Any) -> None:
+    with Visit(browser, address) as visit:
+        page = visit.open("search.html?q=quantizer")
+        page.wait_for_selector("#search-results li a", timeout=20_000)
+        assert not visit.problems, "\n".join(visit.problems)
+
+
+def test_the_printed_address_leads_to_the_first_page(built: Path, browser: Any) -> None:
+    first = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))["root"]
+    with Visit(browser, built.as_uri() + "/") as visit:
+        visit.page.goto(visit.home + "index.html")
+        visit.page.wait_for_url(f"{visit.home}{first}.html", timeout=20_000)

@@ -1,0 +1,357 @@
+"""The full-precision networks: sizes, names, forward passes, and where they can be quantized."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddtb_lite.networks import NETWORKS, Discriminator, SuperResolutionNetwork, build
+
+SMALL = {
+    "edsr": {"n_blocks": 2, "n_feats": 8},
+    "rdn": {"D": 2, "C": 3, "G": 8},
+    "srresnet": {"n_blocks": 2, "n_feats": 8},
+    "srgan": {"n_blocks": 2, "n_feats": 8},
+}
+
+
+def small(name: str, scale: int) -> SuperResolutionNetwork:
+    torch.manual_seed(0)
+    return build(name, scale, **SMALL[name])
+
+
+def full_size(name: str, scale: int) -> SuperResolutionNetwork:
+    with torch.device("meta"):
+        return build(name, scale)
+
+
+def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+# ------------------------------------------------------------------------------------------------ sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "count"),
+    [
+        ("edsr", 2, 1_369_859),
+        ("edsr", 3, 1_369_859 - 64 * 256 * 9 - 256 + 64 * 576 * 9 + 576),
+        ("edsr", 4, 1_517_571),
+        ("rdn", 2, 22_123_395),
+        ("rdn", 3, 22_123_395 - 64 * 256 * 9 - 256 + 64 * 576 * 9 + 576),
+        ("rdn", 4, 22_271_107),
+        ("srresnet", 2, 1_395_072),
+        ("srresnet", 3, 1_395_072 - 64 * 256 * 9 + 64 * 576 * 9),
+        ("srresnet", 4, 1_542_528),
+        ("srgan", 4, 1_542_528),
+    ],
+)
+def test_convolution_parameters(name: str, scale: int, count: int) -> None:
+    network = full_size(name, scale)
+    assert sum(p.numel() for conv in convolutions(network).values() for p in conv.parameters()) == count
+    if name in ("edsr", "rdn"):
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "count"), [("edsr", 1_179_648), ("rdn", 21_925_888), ("srresnet", 1_179_648)])
+def test_quantized_weights(name: str, count: int) -> None:
+    network = full_size(name, 4)
+    for variant in ("paper", "official"):
+        weights = network.quantization_points(variant).weights
+        assert sum(convolutions(network)[path].weight.numel() for path in weights) == count
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def both(*names: str) -> set[str]:
+    return {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(("scale", "tail"), [(2, ["0"]), (3, ["0"]), (4, ["0", "2"])])
+def test_edsrs_names_are_those_of_edsr_pytorch(scale: int, tail: list[str]) -> None:
+    expected = both("head.0", "body.16", "tail.1", *[f"tail.0.{index}" for index in tail])
+    for block in range(16):
+        expected |= both(f"body.{block}.body.0", f"body.{block}.body.2")
+    assert set(full_size("edsr", scale).state_dict()) == expected
+
+
+@pytest.mark.parametrize(("scale", "tail"), [(2, ["0", "2"]), (3, ["0", "2"]), (4, ["0", "2", "4"])])
+def test_rdns_names_are_those_of_edsr_pytorch(scale: int, tail: list[str]) -> None:
+    expected = both("SFENet1", "SFENet2", "GFF.0", "GFF.1", *[f"UPNet.{index}" for index in tail])
+    for block in range(16):
+        expected |= both(f"RDBs.{block}.LFF", *[f"RDBs.{block}.convs.{index}.conv.0" for index in range(8)])
+    assert set(full_size("rdn", scale).state_dict()) == expected
+
+
+@pytest.mark.parametrize("name", ["srresnet", "srgan"])
+def test_srresnets_names(name: str) -> None:
+    names = set(full_size(name, 4).state_dict())
+    expected = {
+        "conv_input.weight",
+        "relu.weight",
+        "conv_mid.weight",
+        "bn_mid.running_var",
+        "conv_output.weight",
+    }
+    for block in range(16):
+        for part in (
+            "conv1.weight",
+            "in1.weight",
+            "in1.running_mean",
+            "relu.weight",
+            "conv2.weight",
+            "in2.bias",
+        ):
+            expected.add(f"residual.{block}.{part}")
+    assert expected <= names
+    assert not [name for name in names if "conv" in name and name.endswith("bias")]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_published_edsr_checkpoints_with_mean_shift_load(scale: int) -> None:
+    network = small("edsr", scale)
+    published = {name: torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
+    for shift in ("sub_mean", "add_mean"):
+        published |= {f"{shift}.weight": torch.eye(3).view(3, 3, 1, 1), f"{shift}.bias": torch.zeros(3)}
+    names = set(published)
+    network.load_state_dict(published)
+    assert set(published) == names  # the caller's dictionary stays as it is
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, published[name])
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        network.load_state_dict({**published, "other.weight": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_state_dict({name: value for name, value in published.items() if name != "head.0.bias"})
+
+
+# --------------------------------------------------------------------------------------------- forward
+
+
+def reference_upsampler(x: Tensor, scale: int, parameters: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    for weight, bias in parameters:
+        x = F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2 if scale == 4 else scale)
+    return x
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_edsrs_forward_pass(scale: int) -> None:
+    network = small("edsr", scale).double()
+    w = network.state_dict()
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        return F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1)
+
+    x = 255 * torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    mean = (255 * torch.tensor([0.4488, 0.4371, 0.4040])).double().view(1, 3, 1, 1)  # kept in float32
+    shallow = deep = conv(x - mean, "head.0")
+    for block in range(2):
+        deep = deep + conv(conv(deep, f"body.{block}.body.0").relu(), f"body.{block}.body.2")
+    features = conv(deep, "body.2") + shallow
+    layers = [f"tail.0.{2 * index}" for index in range(2 if scale == 4 else 1)]
+    upsampled = reference_upsampler(features, scale, [(w[f"{n}.weight"], w[f"{n}.bias"]) for n in layers])
+    torch.testing.assert_close(network.features(x), features)
+    torch.testing.assert_close(network(x), conv(upsampled, "tail.1") + mean)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_rdns_forward_pass(scale: int) -> None:
+    network = small("rdn", scale).double()
+    w = network.state_dict()
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        weight = w[f"{name}.weight"]
+        return F.conv2d(x, weight, w[f"{name}.bias"], padding=weight.shape[-1] // 2)
+
+    x = 255 * torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    shallow = conv(x, "SFENet1")
+    block_outputs = [conv(shallow, "SFENet2")]
+    for block in range(2):
+        dense = block_outputs[-1]
+        for index in range(3):
+            dense = torch.cat([dense, conv(dense, f"RDBs.{block}.convs.{index}.conv.0").relu()], 1)
+        block_outputs.append(block_outputs[-1] + conv(dense, f"RDBs.{block}.LFF"))
+    features = conv(conv(torch.cat(block_outputs[1:], 1), "GFF.0"), "GFF.1") + shallow
+    layers = [f"UPNet.{2 * index}" for index in range(2 if scale == 4 else 1)]
+    upsampled = reference_upsampler(features, scale, [(w[f"{n}.weight"], w[f"{n}.bias"]) for n in layers])
+    torch.testing.assert_close(network.features(x), features)
+    torch.testing.assert_close(network(x), conv(upsampled, f"UPNet.{2 * len(layers)}"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_srresnets_forward_pass(scale: int, training: bool) -> None:
+    network = small("srresnet", scale).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.weight)
+        elif isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight)
+    network.train(training)
+    w = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        weight = w[f"{name}.weight"]
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, variance = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        if training:
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        shape = (1, -1, 1, 1)
+        scaled = (x - mean.view(shape)) / (variance.view(shape) + 1e-5).sqrt()
+        return scaled * w[f"{name}.weight"].view(shape) + w[f"{name}.bias"].view(shape)
+
+    def prelu(x: Tensor, name: str) -> Tensor:
+        return torch.where(x > 0, x, w[f"{name}.weight"] * x)
+
+    x = 255 * torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    shallow = deep = prelu(conv(x, "conv_input"), "relu")
+    for block in range(2):
+        name = f"residual.{block}"
+        hidden = prelu(norm(conv(deep, f"{name}.conv1"), f"{name}.in1"), f"{name}.relu")
+        deep = deep + norm(conv(hidden, f"{name}.conv2"), f"{name}.in2")
+    features = norm(conv(deep, "conv_mid"), "bn_mid") + shallow
+    torch.testing.assert_close(network.features(x), features)
+    upsampled = features
+    for index in range(2 if scale == 4 else 1):
+        upsampled = F.pixel_shuffle(conv(upsampled, f"upscale.{3 * index}"), 2 if scale == 4 else scale)
+        upsampled = prelu(upsampled, f"upscale.{3 * index + 2}")
+    torch.testing.assert_close(network(x), conv(upsampled, "conv_output"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (3, 50), (33, 2)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_image_size(name: str, scale: int, size: tuple[int, int]) -> None:
+    network = small(name, scale).eval()
+    height, width = size
+    with torch.no_grad():
+        image = 255 * torch.rand(3, 3, height, width)
+        output = network(image)
+        assert output.shape == (3, 3, scale * height, scale * width)
+        torch.testing.assert_close(output, network.upsample(network.features(image)))
+        torch.testing.assert_close(output[1:2], network(image[1:2]), rtol=1e-4, atol=1e-3)
+
+
+# --------------------------------------------------------------------------------- quantization points
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "count"),
+    [
+        ("edsr", "paper", 48),
+        ("rdn", "paper", 146),
+        ("srresnet", "paper", 32),
+        ("srgan", "paper", 32),
+        ("edsr", "official", 48),
+        ("rdn", "official", 145),
+        ("srresnet", "official", 32),
+        ("srgan", "official", 32),
+    ],
+)
+def test_number_of_quantization_points(name: str, variant: str, count: int) -> None:
+    network = full_size(name, 4)
+    points = network.quantization_points(variant)
+    assert len(points.activations) == len({point.path for point in points.activations}) == count
+    assert len(points.weights) == len(set(points.weights)) == {"rdn": 16 * 9 + 2}.get(name, 32)
+
+
+def test_which_points_the_variants_differ_in() -> None:
+    edsr, rdn = full_size("edsr", 4), full_size("rdn", 4)
+    paths = {
+        (network.name, variant): {point.path for point in network.quantization_points(variant).activations}
+        for network in (edsr, rdn)
+        for variant in ("paper", "official")
+    }
+    assert paths["edsr", "paper"] - paths["edsr", "official"] == {f"body.{i}.input" for i in range(16)}
+    assert paths["edsr", "official"] - paths["edsr", "paper"] == {f"body.{i}.skip" for i in range(16)}
+    assert paths["rdn", "paper"] - paths["rdn", "official"] == {"fusion_inputs.1"}
+    assert paths["rdn", "official"] < paths["rdn", "paper"]
+
+
+@pytest.mark.parametrize(("variant", "fully"), [("paper", False), ("official", False), ("paper", True)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_points_describe_the_tensors_that_pass_them(name: str, scale: int, variant: str, fully: bool) -> None:
+    network = small(name, scale)
+    points = network.quantization_points(variant, fully)
+    seen: dict[str, Tensor] = {}
+    for point in points.activations:
+        placeholder = network.get_submodule(point.path)
+        assert type(placeholder) is nn.Identity
+        placeholder.register_forward_hook(lambda _, inputs, output, path=point.path: seen.setdefault(path, inputs[0]))
+    with torch.no_grad():
+        network(255 * torch.rand(2, 3, 8, 8))
+    for point in points.activations:
+        assert seen[point.path].shape[1] == point.channels, point.path
+        assert not point.nonnegative or seen[point.path].min() >= 0, point.path
+    for path in points.weights:
+        assert isinstance(network.get_submodule(path), nn.Conv2d)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fully_quantized_means_every_convolution(name: str, scale: int) -> None:
+    network = small(name, scale)
+    points = network.quantization_points(fully=True)
+    assert sorted(points.weights) == sorted(convolutions(network))
+    shortcuts = [point for point in points.activations if point.skip]
+    assert len(shortcuts) == len(network.block_names()) + 1  # each block's and the long one
+    assert not any(point.skip for point in network.quantization_points().activations)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_block_names_are_modules(name: str) -> None:
+    network = small(name, 2)
+    blocks = [network.get_submodule(path) for path in network.block_names()]
+    assert len(blocks) == 2 and len({type(block) for block in blocks}) == 1
+
+
+# --------------------------------------------------------------------------------------- discriminator
+
+
+@pytest.mark.parametrize("patch_size", [16, 96])
+def test_discriminator(patch_size: int) -> None:
+    torch.manual_seed(0)
+    discriminator = Discriminator(patch_size)
+    logits = discriminator(255 * torch.rand(2, 3, patch_size, patch_size))
+    assert logits.shape == (2,) and torch.isfinite(logits).all()
+    kinds = [(c.kernel_size[0], c.stride[0], c.out_channels) for c in convolutions(discriminator).values()]
+    assert kinds == [
+        *[(3, 1, 64), (4, 2, 64), (3, 1, 128), (4, 2, 128)],
+        *[(3, 1, 256), (4, 2, 256), (3, 1, 512), (4, 2, 512)],
+    ]
+
+
+@pytest.mark.parametrize("patch_size", [0, -16, 17, 100])
+def test_discriminator_refuses_other_patches(patch_size: int) -> None:
+    with pytest.raises(ValueError, match="expected a positive multiple of 16"):
+        Discriminator(patch_size)
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="Unknown network 'esdr'; the known ones are edsr, rdn"):
+        build("esdr", 4)
+    for scale in (0, 1, 5, 8, 2.5, None):
+        with pytest.raises(ValueError, match="expected 2, 3 or 4"):
+            build("edsr", scale)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="edsr has no option 'blocks'; it takes n_blocks, n_feats"):
+        build("edsr", 4, blocks=3)
+    with pytest.raises(ValueError, match="rdn has no option 'n_blocks'; it takes C, D, G"):
+        build("rdn", 4, n_blocks=3)
+    with pytest.raises(ValueError, match="variant is 'papers', expected one of paper, official"):
+        small("edsr", 4).quantization_points("papers")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "8", True])
+def test_sizes_are_positive_whole_numbers(value: object) -> None:
+    with pytest.raises(ValueError, match="n_blocks is .*expected a positive whole number"):
+        build("edsr", 4, n_blocks=value)  # type: ignore[arg-type]

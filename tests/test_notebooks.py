@@ -1,0 +1,178 @@
+"""The notebooks as stored: executed, small, complete by themselves, ready for papermill and for Colab."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
+LARGEST_NOTEBOOK = 3_000_000  # bytes
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[str(p.relative_to(BOOK)) for p in NOTEBOOKS])
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "".join(value)
+
+
+def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def tags(cell: dict[str, Any]) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def rendered(notebook: dict[str, Any]) -> Iterator[str]:
+    """Whatever a browser would load from: Markdown cells and HTML, Markdown, SVG or script outputs."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            yield text(cell["source"])
+        for output in cell.get("outputs", []):
+            for kind, value in output.get("data", {}).items():
+                if kind in ("text/html", "text/markdown", "image/svg+xml", "application/javascript"):
+                    yield text(value)
+
+
+def printed(notebook: dict[str, Any]) -> Iterator[str]:
+    """The outputs that nbval compares letter by letter."""
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            yield text(output.get("text", ""))
+            yield text(output.get("data", {}).get("text/plain", ""))
+            html = text(output.get("data", {}).get("text/html", ""))
+            yield re.sub(r"data:[\w/+;=-]+,[A-Za-z0-9+/=]+", "", html)
+
+
+# Attributes, style sheets and Markdown pictures that make a browser fetch; a link in <a> is free.
+EXTERNAL = re.compile(
+    r"""<(?:img|script|iframe|video|audio|source|embed|object|link)\b[^>]*?(?:src|href|data|srcset)\s*=\s*["']?(?:https?:)?//"""
+    r"""|url\(\s*["']?(?:https?:)?//|@import|!\[[^\]]*\]\((?:https?:)?//|(?:fetch|import)\(\s*["'](?:https?:)?//""",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        '<img alt="x" src="https://example.org/a.png">',
+        "<script src=//example.org/a.js></script>",
+        "![a](http://example.org/a.png)",
+        "body { background: url('https://example.org/a.png') }",
+        '<link rel="stylesheet" href="https://example.org/a.css">',
+    ],
+)
+def test_the_guard_sees_external_resources(fragment: str) -> None:
+    assert EXTERNAL.search(fragment)
+    assert not EXTERNAL.search('<a href="https://example.org">free</a> [free](https://example.org)')
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+@each_notebook
+def test_notebook_was_executed_from_top_to_bottom(path: Path) -> None:
+    cells = code_cells(read(path))
+    assert all(text(cell["source"]).strip() for cell in cells), "an empty code cell"
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+
+@each_notebook
+def test_notebook_ran_without_errors_and_warnings(path: Path) -> None:
+    for cell in code_cells(read(path)):
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", text(cell["source"])
+            assert output.get("name") != "stderr", text(output["text"])
+
+
+@each_notebook
+def test_notebook_carries_no_widget_state(path: Path) -> None:
+    notebook = read(path)
+    assert "widgets" not in notebook["metadata"]
+    for cell in code_cells(notebook):
+        live = any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in cell["outputs"])
+        # On a page without a kernel a widget's slider would move while its result stays.
+        assert not live or "remove-output" in tags(cell), text(cell["source"])
+
+
+@each_notebook
+def test_notebook_is_small_and_complete_by_itself(path: Path) -> None:
+    assert path.stat().st_size < LARGEST_NOTEBOOK
+    for fragment in rendered(read(path)):
+        found = EXTERNAL.search(fragment)
+        assert not found, f"loads from outside: {found.group(0)}"
+
+
+@each_notebook
+def test_outputs_name_no_path_and_no_address(path: Path) -> None:
+    private = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|usr|opt|work|Users|content)/\w|\b0x[0-9a-f]{6,}")
+    for output in printed(read(path)):
+        found = private.search(output)
+        assert not found, f"{found.group(0)} in: {output[:200]}"
+
+
+@each_notebook
+def test_every_figure_has_a_text_alternative(path: Path) -> None:
+    for cell in code_cells(read(path)):
+        if {"remove-output", "remove-cell"} & set(tags(cell)):
+            continue
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "text/html" in data:
+                for image in re.findall(r"<img\b[^>]*>", text(data["text/html"])):
+                    assert re.search(r"""\balt\s*=\s*(["'])\s*\S.*?\1""", image, re.DOTALL), image[:200]
+            elif "image/png" in data or "image/svg+xml" in data:
+                alternative = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+                assert alternative.strip(), f"no metadata mystnb.image.alt: {text(cell['source'])}"
+
+
+@each_notebook
+def test_parameters_are_literals(path: Path) -> None:
+    marked = [cell for cell in code_cells(read(path)) if "parameters" in tags(cell)]
+    assert len(marked) == 1, "exactly one cell is tagged parameters"
+    assigned: dict[str, Any] = {}
+    for statement in ast.parse(text(marked[0]["source"])).body:
+        assert isinstance(statement, ast.Assign) and len(statement.targets) == 1, ast.unparse(statement)
+        name = statement.targets[0]
+        assert isinstance(name, ast.Name), ast.unparse(statement)
+        assigned[name.id] = ast.literal_eval(statement.value)
+    assert assigned
+    assert assigned.get("preset", "smoke") in ("smoke", "short", "paper")
+
+
+@each_notebook
+def test_notebook_opens_and_installs_on_colab(path: Path) -> None:
+    notebook = read(path)
+    repository = REPOSITORY.removeprefix("https://github.com/")
+    page = rf"colab\.research\.google\.com/github/{repository}/blob/[\w.-]+/{path.relative_to(ROOT)}"
+    prose = [text(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    assert any(re.search(page, source) for source in prose), f"no link that matches {page}"
+    sources = [text(cell["source"]) for cell in code_cells(notebook)]
+    installing = [source for source in sources if "pip install" in source]
+    assert len(installing) == 1
+    assert f"git+{REPOSITORY}" in installing[0]
+    assert not re.search(r"\b(?:torch|numpy)\b", installing[0]), "Colab's own torch and numpy stay"
+
+
+def test_the_repository_has_one_address() -> None:
+    name = REPOSITORY.rsplit("/", 1)[1]
+    files = [p for p in ROOT.glob("*") if p.suffix in (".toml", ".cff", ".md")]
+    files += [p for p in BOOK.rglob("*") if p.suffix in (".md", ".ipynb")]
+    for path in files:
+        for address in re.findall(rf"github\.com/[\w.-]+/{name}\b", path.read_text(encoding="utf-8")):
+            assert f"https://{address}" == REPOSITORY, path
