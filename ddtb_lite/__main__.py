@@ -1,4 +1,4 @@
-"""The command line: python -m ddtb_lite download | train | evaluate | upscale | complexity | benchmark."""
+"""The command line: python -m ddtb_lite download | train | evaluate | upscale | complexity | compare | benchmark."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import checkpoints, datasets, images, results
+from ddtb_lite import checkpoints, comparison, datasets, images, results
 from ddtb_lite.benchmark import benchmark
 from ddtb_lite.conversion import attach_gates
-from ddtb_lite.evaluation import Scores
+from ddtb_lite.files import atomic_write
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork
 from ddtb_lite.quantizers import METHODS
 from ddtb_lite.training import training_images
@@ -59,15 +60,11 @@ def parser() -> argparse.ArgumentParser:
     _network_options(each)
     each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint that a student starts from")
     each.add_argument("--start", metavar="FILE", help="full-precision weights to start from, where shapes fit")
-    each.add_argument("--preset", default="short", choices=("smoke", "short", "paper"), help="length of training")
-    each.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the recipe, such as steps=2000"
-    )
-    each.add_argument("--data", nargs="+", default=["photos_train"], metavar="SET", help="training sets or folders")
+    _training_options(each)
     each.add_argument("--test", nargs="*", metavar="SET", help="score on these; by default all benchmarks there are")
-    each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates")
-    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     each.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder; an interrupted run continues")
+
+    each.add_argument("--publish", action="store_true", help="copy result and checkpoint into the repository's data")
 
     each = command("evaluate", _evaluate, "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets.")
     each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')
@@ -77,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--border", type=int, help="pixels left out at each side; by default the scale")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    each.add_argument("--out", type=Path, metavar="FILE", help="also write a result file (.json)")
 
     each = command("upscale", _upscale, "Super-resolve an image or all images of a folder.")
     each.add_argument("network", metavar="FILE", help="a checkpoint")
@@ -89,6 +87,16 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("network", nargs="?", metavar="FILE", help="a checkpoint, instead of the options below")
     _network_options(each)
     each.add_argument("--output-size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
+
+    each = command("compare", _compare, "Train and score several methods with one recipe, and print one table.")
+    each.add_argument("--model", default="edsr", choices=list(NETWORKS), help="architecture")
+    each.add_argument("--scale", type=int, default=4, choices=(2, 3, 4), help="upscaling factor")
+    each.add_argument("--bits", type=int, default=2, help="bit-width of weights and activations")
+    each.add_argument("--methods", nargs="+", default=["all"], choices=["all", *METHODS], help="which methods")
+    each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint; by default the shipped one")
+    _training_options(each)
+    each.add_argument("--test", nargs="+", default=["photos"], metavar="SET", help="score on these")
+    each.add_argument("--out", metavar="FOLDER", help="keep the runs here, so that they can be continued")
 
     each = command("benchmark", _benchmark, "Speed and memory, each as a ratio to a peer in the same process.")
     each.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -108,6 +116,17 @@ def _network_options(each: argparse.ArgumentParser) -> None:
     each.add_argument("--gate-ratio", type=float, help="fraction of layers with a gate; by default the paper's")
     each.add_argument("--percentile", type=float, help="of the initializer; by default the paper's")
     each.add_argument("--fully", action="store_true", help="quantize first, last and upsampling layers too")
+
+
+def _training_options(each: argparse.ArgumentParser) -> None:
+    each.add_argument("--preset", default="short", choices=("smoke", "short", "paper"), help="length of training")
+    each.add_argument("--own-rates", action="store_true", help="the method's own learning rates instead of DDTB's")
+    each.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the recipe, such as steps=2000"
+    )
+    each.add_argument("--data", nargs="+", default=["photos_train"], metavar="SET", help="training sets or folders")
+    each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates")
+    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
 
 
 def _pairs(texts: list[str]) -> dict[str, object]:
@@ -136,6 +155,11 @@ def _quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> 
     )
 
 
+def _command() -> str:
+    """How this process was called, to be repeated from a result file."""
+    return f"python -m ddtb_lite {shlex.join(sys.argv[1:])}"
+
+
 def _download(options: argparse.Namespace) -> None:
     if not options.names:
         for entry in datasets.registry().values():
@@ -162,12 +186,12 @@ def _train(options: argparse.Namespace) -> None:
         network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
         if options.start:
             _copy_matching(checkpoints.load(options.start), network)
-    recipe = ddtb.Recipe.preset(options.preset, network).override(**_pairs(options.set))
+    recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**_pairs(options.set))
     out = Path(options.out)
     history = ddtb.train(
         network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
     )
-    command = f"python -m ddtb_lite {shlex.join(sys.argv[1:])}"
+    command = _command()
     config = {
         "model": network.name,
         "scale": network.scale,
@@ -179,12 +203,15 @@ def _train(options: argparse.Namespace) -> None:
         "start": options.start,
         "best_step": history.best_step,
     }
+    # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
     checkpoint = out / f"{out.name}.safetensors"
-    checkpoints.save(network, checkpoint, metadata={"run": out.name, "command": command, **config})
+    checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
+    network = checkpoints.load(checkpoint)
     tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
     scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
+    result = out / f"{out.name}.json"
     results.write(
-        out / f"{out.name}.json",
+        result,
         run=out.name,
         config=config,
         seed=options.seed,
@@ -197,8 +224,12 @@ def _train(options: argparse.Namespace) -> None:
         command=command,
         device=options.device,
     )
-    _print_means(scores)
-    print(f"{checkpoint}\n{out / out.name}.json")
+    if options.publish:
+        atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
+        atomic_write(results.RESULTS / result.name, result.read_bytes())
+    for name, score in scores.items():
+        print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
+    print(f"{checkpoint}\n{result}")
 
 
 def _copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
@@ -218,14 +249,10 @@ def _available(name: str) -> bool:
         return False
 
 
-def _print_means(scores: dict[str, Scores]) -> None:
-    for name, score in scores.items():
-        print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
-
-
 def _evaluate(options: argparse.Namespace) -> None:
     bicubic = options.network == "bicubic"
     network = "bicubic" if bicubic else checkpoints.load(options.network)
+    started = time.perf_counter()
     scores = {
         name: ddtb.evaluate(
             network,
@@ -237,6 +264,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
         for name in options.data
     }
+    if options.out:
+        results.write(
+            options.out,
+            run=options.out.stem,
+            config={"network": options.network, "protocol": options.protocol, "border": options.border}
+            | {"scale": next(iter(scores.values())).scale},
+            seed=0,
+            data={name: datasets.fingerprint(name) for name in options.data},
+            curve=[],
+            seconds=time.perf_counter() - started,
+            checkpoint=None if bicubic else options.network,
+            scores=scores,
+            command=_command(),
+            device=options.device,
+        )
     if options.json:
         rows = {
             name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()
@@ -280,6 +322,24 @@ def _complexity(options: argparse.Namespace) -> None:
     print(f"  dynamic gates              {cost.gate_params:14,.0f}")
     print(f"bit operations               {cost.bops / 1e12:14,.2f} T")
     print(f"  dynamic gates              {cost.gate_bops / 1e6:14,.2f} M")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    teacher = checkpoints.load(options.teacher or checkpoints.shipped(f"{options.model}_x{options.scale}"))
+    rows = comparison.compare(
+        teacher,
+        options.data,
+        options.test,
+        bits=options.bits,
+        methods=list(METHODS) if "all" in options.methods else options.methods,
+        preset=options.preset,
+        changes=_pairs(options.set),
+        own_rates=options.own_rates,
+        out=options.out,
+        seed=options.seed,
+        device=options.device,
+    )
+    print(comparison.table(rows))
 
 
 def _benchmark(options: argparse.Namespace) -> None:

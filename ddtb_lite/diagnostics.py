@@ -1,12 +1,104 @@
-"""Looking inside a quantized network: what the book draws and what an error message names."""
+"""Looking inside a network: what the book draws, and what an error message names. Data only, no drawing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from .conversion import activation_quantizers
 from .networks import SuperResolutionNetwork
 from .quantizers import DualBound
+
+
+def quantizer_inputs(
+    network: SuperResolutionNetwork, batch: Tensor, reduce: Callable[[Tensor], Tensor] = Tensor.clone
+) -> dict[str, Tensor]:
+    """What arrives at each quantization point, by path, for a batch N×3×H×W of values 0…255.
+
+    `network` is quantized or in full precision; in the latter case the points are those of variant "paper".
+    `reduce` says what to keep of each activation N×C×H×W, by default all of it.
+    """
+    quantization = network.quantization
+    points = (
+        network.quantization_points()
+        if quantization is None
+        else network.quantization_points(quantization.variant, quantization.fully)
+    )
+    seen: dict[str, Tensor] = {}
+    handles = [
+        network.get_submodule(point.path).register_forward_pre_hook(
+            lambda _, inputs, path=point.path: seen.__setitem__(path, reduce(inputs[0]))
+        )
+        for point in points.activations
+    ]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(batch.to(network.device))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def activation_ranges(network: SuperResolutionNetwork, batch: Tensor) -> dict[str, Tensor]:
+    """(minimum, maximum) of each image's activation at each quantization point: N×2 by path."""
+
+    def extremes(x: Tensor) -> Tensor:
+        return torch.stack([x.flatten(1).amin(1), x.flatten(1).amax(1)], dim=1)
+
+    return quantizer_inputs(network, batch, extremes)
+
+
+def quantization_errors(
+    student: SuperResolutionNetwork, activations: dict[str, Tensor], relative: bool = True
+) -> dict[str, float]:
+    """Mean squared error of each activation quantizer on given activations, by path.
+
+    With the activations of the full-precision network (`quantizer_inputs(teacher, batch)`) different methods are
+    compared on the same data. `relative` divides by the activation's variance: 1 is as good as its mean.
+    """
+    errors = {}
+    training = student.training
+    student.eval()
+    with torch.no_grad():
+        for path, quantizer in activation_quantizers(student).items():
+            x = activations[path]
+            error = (quantizer(x) - x).double().pow(2).mean()
+            errors[path] = (error / x.double().var(correction=0) if relative else error).item()
+    student.train(training)
+    return errors
+
+
+def gate_outputs(student: SuperResolutionNetwork, batch: Tensor) -> dict[str, Tensor]:
+    """(β_lower, β_upper) of each gate for each image: N×2 by path; no gates, no entries.
+
+    A gate answers as it would if it were live, also where it is bypassed so far.
+    """
+    outputs = {}
+    quantizers = activation_quantizers(student)
+    training = student.training
+    student.eval()
+    with torch.no_grad():
+        inputs = quantizer_inputs(student, batch)
+        for path, quantizer in quantizers.items():
+            if isinstance(quantizer, DualBound) and quantizer.gate is not None:
+                beta_upper, beta_lower = quantizer.gate(inputs[path])
+                outputs[path] = torch.stack([beta_lower, beta_upper], dim=1)
+    student.train(training)
+    return outputs
+
+
+def bounds(student: SuperResolutionNetwork) -> dict[str, tuple[float, float]]:
+    """(lower, upper) of each of DDTB's quantizers by path, the gate's factors left out."""
+    return {
+        path: (quantizer.lower.item(), quantizer.upper.item())
+        for path, quantizer in activation_quantizers(student).items()
+        if isinstance(quantizer, DualBound)
+    }
 
 
 def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
@@ -21,9 +113,9 @@ def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
     ]
     if network.quantization is not None:
         faults += [
-            f"the bounds of {path} have met ({quantizer.lower.item():.3g} to {quantizer.upper.item():.3g})"
-            for path, quantizer in activation_quantizers(network).items()
-            if isinstance(quantizer, DualBound) and quantizer.upper <= quantizer.lower
+            f"the bounds of {path} have met ({lower:.3g} to {upper:.3g})"
+            for path, (lower, upper) in bounds(network).items()
+            if upper <= lower
         ]
     shown = "; ".join(faults[:5]) or "no parameter is to blame, so look at the images"
     more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""

@@ -138,7 +138,7 @@ def upscale(
 def _check_scale(network: SuperResolutionNetwork | str, scale: int | None) -> int:
     if isinstance(network, SuperResolutionNetwork):
         if scale not in (None, network.scale):
-            raise ValueError(f"scale is {scale!r}, but the network is made for {network.scale}: leave it out.")
+            raise ValueError(f"scale is {scale!r}, but this network's is {network.scale}: leave it out.")
         return network.scale
     if network != "bicubic":
         raise ValueError(f'network is {network!r}, expected a super-resolution network or "bicubic".')

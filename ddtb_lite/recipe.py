@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from .networks import SuperResolutionNetwork
+from .quantizers import METHODS
 from .uniform import check_bits
 
 
@@ -55,12 +56,25 @@ class Recipe:
             check_bits(bits)
 
     @classmethod
-    def preset(cls, name: str, network: SuperResolutionNetwork) -> Recipe:
+    def preset(cls, name: str, network: SuperResolutionNetwork, own_rates: bool = False) -> Recipe:
         """The recipe "smoke" (seconds), "short" (for a CPU) or "paper" (section 8 to the letter) for a network.
 
         A quantized network gets the recipe of quantization-aware training, a full-precision one that of its
-        baseline. Raises `ValueError` for another name.
+        baseline. Every method gets DDTB's learning rates, so that methods can be compared, unless `own_rates`
+        asks for those of its paper. Raises `ValueError` for another name.
         """
+        recipe = cls._preset(name, network)
+        if own_rates and network.quantization is not None:
+            method = METHODS[network.quantization.method]
+            recipe = replace(
+                recipe,
+                learning_rate=method.learning_rate or recipe.learning_rate,
+                bound_learning_rate=method.bound_learning_rate or recipe.bound_learning_rate,
+            )
+        return recipe
+
+    @classmethod
+    def _preset(cls, name: str, network: SuperResolutionNetwork) -> Recipe:
         quantized = network.quantization is not None
         if name == "paper":
             return cls._paper(network, quantized)

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from . import datasets, uniform
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
-from .diagnostics import explain_divergence
+from .diagnostics import bounds, explain_divergence
 from .evaluation import evaluate
 from .initializer import initialize, initialize_bounds
 from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
 from .patches import PatchSampler
-from .quantizers import Quantizer
+from .quantizers import METHODS, ActivationQuantizer, Quantizer
 from .recipe import Recipe
 from .runs import RunFolder, RunState
 
@@ -36,9 +36,13 @@ VALIDATION_PATCHES = 16
 
 @dataclass
 class History:
-    """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time."""
+    """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time.
+
+    `bounds` has an entry for each validation of a DDTB student: {"step", "bounds": {path: (lower, upper)}}.
+    """
 
     rows: list[dict] = field(default_factory=list)
+    bounds: list[dict] = field(default_factory=list)
     best_step: int | None = None
     best_psnr: float = -math.inf
     seconds: float = 0.0
@@ -149,7 +153,10 @@ class Run:
             [image for _, image in held_out or kept], network.scale, recipe.patch_size, seed=0, device=device
         )
         self.validation_patches, _ = patches.sample(VALIDATION_PATCHES)
-        self.bits = network.quantization.bits if network.quantization else 32
+        self.bits, self.quantization_loss_weight = 32, 0.0
+        if network.quantization is not None:
+            self.bits = network.quantization.bits
+            self.quantization_loss_weight = METHODS[network.quantization.method].quantization_loss_weight
         self.precision = _precision(recipe.precision, device)
         self.identity = {
             "network": network.name,
@@ -284,6 +291,10 @@ class Run:
         if network.phase == "warm-up":
             losses["gates"] = gate_regularization(network)
             loss = loss + losses["gates"]
+        if self.quantization_loss_weight:
+            errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
+            losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
+            loss = loss + self.quantization_loss_weight * losses["quantization"]
         return {"loss": loss, **losses}
 
     def log(self, validate: bool) -> bool:
@@ -304,6 +315,8 @@ class Run:
         started = time.perf_counter()
         if self.held_out:
             row["psnr"] = evaluate(self.network, self.held_out, device=self.device, progress=False).psnr
+        if quantization is not None:
+            self.history.bounds.append({"step": self.step, "bounds": bounds(self.network)})
         if self.teacher is not None:
             row["feature_error"] = self._validation_feature_error()
         self.history.seconds += time.perf_counter() - started
@@ -334,14 +347,10 @@ class Run:
         return feature_error(student_blocks, teacher_blocks).item()
 
     def _make_optimizer(self) -> None:
-        bounds = {
-            parameter
-            for name, parameter in self.network.named_parameters()
-            if _belongs_to_quantizer(self.network, name)
-        }
-        weights = [parameter for parameter in self.network.parameters() if parameter not in bounds]
-        ordered = [parameter for parameter in self.network.parameters() if parameter in bounds]
-        groups = [{"params": weights}, {"params": ordered}]
+        own = activation_bounds(self.network)
+        known = set(own)
+        weights = [parameter for parameter in self.network.parameters() if parameter not in known]
+        groups = [{"params": weights}, {"params": own}]
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
 
@@ -353,13 +362,15 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def _belongs_to_quantizer(network: SuperResolutionNetwork, name: str) -> bool:
-    """Whether a parameter trains with the bounds' learning rate: all of a quantizer but its gate."""
-    owners = name.split(".")[:-1]
-    inside = any(
-        isinstance(network.get_submodule(".".join(owners[:depth])), Quantizer) for depth in range(1, len(owners) + 1)
-    )
-    return inside and "gate" not in owners
+def activation_bounds(network: SuperResolutionNetwork) -> list[nn.Parameter]:
+    """What trains with the bounds' learning rate: all that activation quantizers own, their gates excepted."""
+    return [
+        parameter
+        for quantizer in network.modules()
+        if isinstance(quantizer, ActivationQuantizer)
+        for name, parameter in quantizer.named_parameters()
+        if not name.startswith("gate.")
+    ]
 
 
 def _split(
