@@ -3,16 +3,15 @@ PYTHON   ?= python3
 # Further arguments of pip; on a machine without a GPU, for a smaller PyTorch:
 #   make book PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
+# Notebooks that nbval executes at once.
 JOBS     ?= 2
 
 VENV      := .venv
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort)
-
-export TQDM_DISABLE := 1
-export JUPYTER_PLATFORM_DIRS := 1
-export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Progress bars show durations, which no stored output may hold.
+QUIET     := TQDM_DISABLE=1
 
 .PHONY: book test results notebooks clean help
 
@@ -35,7 +34,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 # which `make test` compares with fresh ones.
 book: $(INSTALLED)
 	@mkdir -p _build/executed
-	$(BIN)/papermill book/start/quickstart.ipynb _build/executed/quickstart.ipynb --cwd book/start \
+	$(QUIET) $(BIN)/papermill book/start/quickstart.ipynb _build/executed/quickstart.ipynb --cwd book/start \
 	    --kernel python3 --no-progress-bar -p preset smoke -p images embedded
 	$(BIN)/jupyter-book build book --path-output . -W -n --keep-going --quiet
 	@echo "The book: $(CURDIR)/_build/html/index.html"
@@ -44,13 +43,13 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
-	$(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
+	$(QUIET) $(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
-	$(BIN)/python -m ddtb_lite.results
+	$(BIN)/python -m ddtb_lite.ledger
 
 notebooks: $(INSTALLED)
-	$(BIN)/python book/execute.py $(NOTEBOOKS)
+	$(QUIET) $(BIN)/python book/execute.py $(NOTEBOOKS)
 
 clean:
 	rm -rf _build .jupyter_cache .pytest_cache .mypy_cache .ruff_cache
