@@ -50,10 +50,10 @@ def _quantize(
     lower, upper = separate(lower, upper)
     inverse_step = steps / (upper - lower)
     clipped = torch.minimum(torch.maximum(x.to(lower.dtype), lower), upper)
-    lowest = torch.round(inverse_step * lower)
     code = torch.round(inverse_step * clipped)
     if clamp:
         # Bounds that lie exactly between two grid points would yield one level too many.
+        lowest = torch.round(inverse_step * lower)
         code = torch.minimum(torch.maximum(code, lowest), lowest + steps)
     return code / inverse_step, clipped, lower, upper
 
@@ -73,11 +73,34 @@ def _backward(
     error = (quantized - clipped) / (upper - lower) * gradient
     to_upper = torch.where(above, gradient, 0) + error
     to_lower = torch.where(below, gradient, 0) - error
-    to_x = torch.where(above | below, 0, grad)
-    if lower.numel() == 1:
-        return to_x, to_lower.sum(), to_upper.sum()
-    dims = list(range(1, x.dim()))
-    return to_x, to_lower.sum(dims), to_upper.sum(dims)
+    return torch.where(above | below, 0, grad), to_lower.sum(1), to_upper.sum(1)
+
+
+def _straight_through(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    lower, upper = separate(lower, upper)
+    wide = x.to(lower.dtype)
+    return torch.where((wide > upper) | (wide < lower), 0, grad)
+
+
+def _to_rows(x: Tensor, bound: Tensor) -> Tensor:
+    """`x` as rows that share a pair of bounds: one for each image, or a single one; a view where possible.
+
+    Elements keep the order in which they lie in memory, so that every kernel runs through memory once.
+    """
+    if _lies_channels_last(x):
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(bound.numel(), -1)
+
+
+def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    if _lies_channels_last(like):
+        count, channels, height, width = like.shape
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+    return rows.view(like.shape)
+
+
+def _lies_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -87,21 +110,18 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
         ctx.save_for_backward(x, lower, upper)
         ctx.steps, ctx.clamp = steps, clamp
-        return _kernel(_forward, x)(x, lower, upper, steps, clamp)
+        rows = _kernel(_forward, x)(_to_rows(x, lower), lower.reshape(-1, 1), upper.reshape(-1, 1), steps, clamp)
+        return _from_rows(rows, x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, lower, upper = ctx.saved_tensors
+        grad = grads[0].permute(0, 2, 3, 1) if _lies_channels_last(x) else grads[0]
+        rows = [grad.reshape(lower.numel(), -1), _to_rows(x, lower), lower.reshape(-1, 1), upper.reshape(-1, 1)]
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-            return _kernel(_straight_through, x)(grads[0], x, lower, upper), None, None, None, None
-        to_x, to_lower, to_upper = _kernel(_backward, x)(grads[0], x, lower, upper, ctx.steps, ctx.clamp)
-        return to_x, to_lower.view_as(lower), to_upper.view_as(upper), None, None
-
-
-def _straight_through(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    lower, upper = separate(lower, upper)
-    wide = x.to(lower.dtype)
-    return torch.where((wide > upper) | (wide < lower), 0, grad)
+            return _from_rows(_kernel(_straight_through, x)(*rows), x), None, None, None, None
+        to_x, to_lower, to_upper = _kernel(_backward, x)(*rows, ctx.steps, ctx.clamp)
+        return _from_rows(to_x, x), to_lower.view_as(lower), to_upper.view_as(upper), None, None
 
 
 def fake_quantize_steps(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool = True) -> Tensor:

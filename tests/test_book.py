@@ -22,6 +22,7 @@ BOOK = ROOT / "book"
 CHECKS = Path(__file__).with_name("page_checks.js")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
+PATIENCE = 180_000  # milliseconds, for machines that do other things at the same time
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def browser() -> Iterator[Any]:
     switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     switches += " --disable-component-update --disable-sync"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=switches.split())
+        chromium = playwright.chromium.launch(executable_path=program, args=switches.split(), timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -113,6 +114,7 @@ class Visit:
         self.problems: list[str] = []
         self.name = ""
         self.context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce", **options)
+        self.context.set_default_timeout(PATIENCE)
         self.context.add_init_script(path=CHECKS)
         self.page = self.context.new_page()
         self.page.on("console", lambda m: m.type == "error" and self.note(f"console: {m.text}"))
@@ -189,7 +191,7 @@ def test_explorers_show_a_picture_without_scripts(built: Path, browser: Any) -> 
 def test_search_finds_a_term(address: str, browser: Any) -> None:
     with Visit(browser, address) as visit:
         page = visit.open("search.html?q=quantizer")
-        page.wait_for_selector("#search-results li a", timeout=20_000)
+        page.wait_for_selector("#search-results li a")
         assert not visit.problems, "\n".join(visit.problems)
 
 
@@ -197,4 +199,4 @@ def test_the_printed_address_leads_to_the_first_page(built: Path, browser: Any) 
     first = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))["root"]
     with Visit(browser, built.as_uri() + "/") as visit:
         visit.page.goto(visit.home + "index.html")
-        visit.page.wait_for_url(f"{visit.home}{first}.html", timeout=20_000)
+        visit.page.wait_for_url(f"{visit.home}{first}.html")
