@@ -22,7 +22,7 @@ from .conversion import quantize
 from .networks import build
 from .quantizers import dual_bound
 from .recipe import Recipe
-from .training import Run
+from .runs import Run
 
 BATCH_SIZE, LOW_RESOLUTION_PATCH, SCALE = 16, 48, 4
 REPEATS = 3

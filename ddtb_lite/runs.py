@@ -1,81 +1,318 @@
-"""The folder of a training run: its log, its best weights, and the state from which it continues."""
+"""One training run: everything that changes while it lasts, and how one step changes it (section 8)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-import safetensors
-import safetensors.torch
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .files import atomic_write
+from . import datasets, uniform
+from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
+from .diagnostics import bounds, explain_divergence
+from .evaluation import evaluate
+from .initializer import initialize, initialize_bounds
+from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
+from .networks import SuperResolutionNetwork
+from .patches import PatchSampler
+from .quantizers import METHODS, ActivationQuantizer, Quantizer
+from .recipe import Recipe
+from .run_folder import RunState
+
+VALIDATION_PATCHES = 16
 
 
 @dataclass
-class RunState:
-    """A run frozen between two steps: `tensors` by dotted name, everything else in `facts`."""
+class History:
+    """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time.
 
-    tensors: dict[str, Tensor]
-    facts: dict
-
-    def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors below `prefix`, their names without it."""
-        start = f"{prefix}."
-        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
-
-
-class RunFolder:
-    """Writes are atomic: a process killed at any moment leaves the previous files whole.
-
-    `identity` says what is being trained; a folder that holds another run is refused with `ValueError`, an
-    unreadable state with `RuntimeError`.
+    `bounds` has an entry for each validation of a DDTB student: {"step", "bounds": {path: (lower, upper)}}.
     """
 
-    def __init__(self, path: Path, identity: dict) -> None:
-        self.path = path
-        # A round trip through JSON, so that tuples and lists compare as equal.
-        self.identity = json.loads(json.dumps(identity))
-        path.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = field(default_factory=list)
+    bounds: list[dict] = field(default_factory=list)
+    best_step: int | None = None
+    best_psnr: float = -math.inf
+    seconds: float = 0.0
 
-    def write_state(self, state: RunState) -> None:
-        """Replace the state that `read_state` returns."""
-        facts = json.dumps({"identity": self.identity, **state.facts})
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-        atomic_write(self.path / "state.safetensors", safetensors.torch.save(tensors, {"run": facts}))
 
-    def read_state(self) -> RunState | None:
-        """The last state written, or None in a new folder."""
-        path = self.path / "state.safetensors"
-        if not path.exists():
-            return None
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except Exception as error:
-            raise RuntimeError(
-                f"{path} cannot be read ({error}); delete it to start the run again, or choose another folder."
-            ) from error
-        stored = facts.pop("identity")
-        if stored != self.identity:
-            changed = ", ".join(sorted(key for key in self.identity if stored.get(key) != self.identity[key]))
-            raise ValueError(f"{self.path} holds another run (different {changed}); choose another folder.")
+class Run:
+    """A network in training: `begin` or `restore`, then `advance` step by step, `log` now and then, `finish`.
+
+    `identity` is what makes a run this run, for its folder to recognize. Arguments are those of `train`, with
+    the images at hand as (name, uint8 H×W×3).
+    """
+
+    def __init__(
+        self,
+        network: SuperResolutionNetwork,
+        teacher: SuperResolutionNetwork | None,
+        recipe: Recipe,
+        data: list[tuple[str, np.ndarray]],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
+        memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        for each in (network, teacher):
+            if each is not None:
+                each.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        if teacher is not None:
+            if (teacher.name, teacher.scale) != (network.name, network.scale):
+                raise ValueError(
+                    f"The teacher is {teacher.name} ×{teacher.scale}, the student {network.name} "
+                    f"×{network.scale}; expected the full-precision network that the student came from."
+                )
+            teacher.eval()
+        held_out, kept = _split(data, recipe.validation_images)
+        self.held_out = held_out
+        self.sampler = PatchSampler(
+            [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
+        )
+        patches = PatchSampler(
+            [image for _, image in held_out or kept], network.scale, recipe.patch_size, seed=0, device=device
+        )
+        self.validation_patches, _ = patches.sample(VALIDATION_PATCHES)
+        self.bits, self.quantization_loss_weight = 32, 0.0
+        if network.quantization is not None:
+            self.bits = network.quantization.bits
+            self.quantization_loss_weight = METHODS[network.quantization.method].quantization_loss_weight
+        self.precision = _precision(recipe.precision, device)
+        self.identity = {
+            "network": network.name,
+            "scale": network.scale,
+            "architecture": network.architecture,
+            "quantization": None if network.quantization is None else vars(network.quantization),
+            "teacher": teacher is not None,
+            "recipe": vars(recipe),
+            "seed": seed,
+            "data": datasets.fingerprint(data),
+        }
+        self.step = 0
+        self.history = History()
+        self.sums: dict[str, Tensor] = {}
+        self.summed = 0
+        self.best_weights: dict[str, Tensor] = {}
+        torch.manual_seed(seed)
+
+    # Beginning, interruption, end
+
+    def begin(self) -> None:
+        """Initialize a student that is new, and the optimizer."""
+        if self.network.quantization is not None:
+            set_bits(self.network, self.recipe.bits_at(0, self.bits))
+            if self.network.phase == "new":
+                initialize(self.network, self._calibration_batches(self.recipe.calibration_batches))
+        self._make_optimizer()
+
+    def state(self) -> RunState:
+        """A complete copy of the run: what `restore` needs to go on bit for bit."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"sum.{name}": value for name, value in self.sums.items()}
+        tensors["generator.sampler"] = self.sampler.state()
+        tensors["generator.torch"] = torch.get_rng_state()
+        facts = {
+            "step": self.step,
+            "summed": self.summed,
+            "bits": self.network.quantization.bits if self.network.quantization else 32,
+            "phase": self.network.phase,
+            "gates": gated_paths(self.network) if self.network.quantization else [],
+            "dynamic_intensity": self.network.dynamic_intensity,
+            "history": vars(self.history),
+        }
         return RunState(tensors, facts)
 
-    def write_best(self, weights: dict[str, Tensor]) -> None:
-        """Keep the weights that scored best so far as a plain state dict."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        atomic_write(self.path / "best.safetensors", safetensors.torch.save(tensors))
+    def restore(self, state: RunState) -> None:
+        """Go on from a saved state."""
+        facts = state.facts
+        if self.network.quantization is not None:
+            set_bits(self.network, facts["bits"])
+            attach_gates(self.network, facts["gates"])
+            set_phase(self.network, facts["phase"])
+            self.network.dynamic_intensity = facts["dynamic_intensity"]
+        self.network.load_state_dict(state.group("network"))
+        self._make_optimizer()
+        optimizer = self.optimizer.state_dict()
+        # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
+        for name, value in state.group("optimizer").items():
+            index, _, moment = name.partition(".")
+            optimizer["state"].setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict(optimizer)
+        self.sums = {name: value.to(self.device) for name, value in state.group("sum").items()}
+        self.best_weights = state.group("best")
+        self.sampler.set_state(state.tensors["generator.sampler"])
+        torch.set_rng_state(state.tensors["generator.torch"])
+        self.step, self.summed = facts["step"], facts["summed"]
+        self.history = History(**facts["history"])
 
-    def write_log(self, rows: list[dict]) -> None:
-        """All rows as `log.csv`, one column for each quantity that any row has."""
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        atomic_write(self.path / "log.csv", text.getvalue().encode())
+    def finish(self) -> None:
+        """Put the best weights into the network."""
+        if self.best_weights:
+            self.network.load_state_dict(self.best_weights)
+        self.network.eval()
+
+    # One step
+
+    def advance(self) -> None:
+        """One optimizer step; nothing in it waits for the device."""
+        started = time.perf_counter()
+        self._prepare()
+        self.network.train()
+        low, high = self.sampler.sample(self.recipe.batch_size)
+        losses = self._losses(low, high)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        self.summed += 1
+        self.step += 1
+        self.history.seconds += time.perf_counter() - started
+
+    def _prepare(self) -> None:
+        """Bit-width, phase and learning rates of this step."""
+        weights, bounds = self.recipe.learning_rates_at(self.step)
+        for group, rate in zip(self.optimizer.param_groups, (weights, bounds), strict=True):
+            group["lr"] = rate
+        if self.network.quantization is None:
+            return
+        bits = self.recipe.bits_at(self.step, self.bits)
+        if bits != self.network.quantization.bits:
+            set_bits(self.network, bits)
+            calibration = max(q.calibration_batches for q in activation_quantizers(self.network).values())
+            self.network.eval()
+            initialize_bounds(self.network, self._calibration_batches(calibration))
+        if bits == self.bits and gated_paths(self.network):
+            since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
+            set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
+
+    def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        """The weighted sum under "loss", and its parts unweighted, all in float32."""
+        recipe, network, teacher = self.recipe, self.network, self.teacher
+        matching = recipe.feature_weight > 0
+        with self._autocast():
+            with block_outputs(network, wanted=matching) as student_blocks:
+                features = network.features(low)
+            sr = network.upsample(features)
+        losses = {"l1": F.l1_loss(sr.float(), high)}
+        loss = losses["l1"]
+        if teacher is not None:
+            with torch.no_grad(), self._autocast(), block_outputs(teacher, matching) as teacher_blocks:
+                teacher_features = teacher.features(low)
+            losses["skt"] = structured_knowledge_transfer(features, teacher_features)
+            loss = loss + recipe.skt_weight * losses["skt"]
+            if matching:
+                losses["features"] = feature_error(student_blocks, teacher_blocks)
+                loss = loss + recipe.feature_weight * losses["features"]
+        if network.phase == "warm-up":
+            losses["gates"] = gate_regularization(network)
+            loss = loss + losses["gates"]
+        if self.quantization_loss_weight:
+            errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
+            losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
+            loss = loss + self.quantization_loss_weight * losses["quantization"]
+        return {"loss": loss, **losses}
+
+    def log(self, validate: bool) -> bool:
+        """Append a row to the history; returns whether a validation found a new best.
+
+        Raises `RuntimeError` when a loss has stopped being finite.
+        """
+        quantization = self.network.quantization
+        row: dict = {"step": self.step, "bits": quantization.bits if quantization else 32}
+        row["phase"] = self.network.phase if quantization else "full precision"
+        row |= {name: total.item() / self.summed for name, total in self.sums.items()}
+        if not math.isfinite(row["loss"]):
+            raise RuntimeError(explain_divergence(self.network, self.step))
+        self.sums, self.summed = {}, 0
+        self.history.rows.append(row)
+        if not validate:
+            return False
+        started = time.perf_counter()
+        if self.held_out:
+            row["psnr"] = evaluate(self.network, self.held_out, device=self.device, progress=False).psnr
+        if quantization is not None:
+            self.history.bounds.append({"step": self.step, "bounds": bounds(self.network)})
+        if self.teacher is not None:
+            row["feature_error"] = self._validation_feature_error()
+        self.history.seconds += time.perf_counter() - started
+        # What is at another bit-width, or whose gates are not live yet, is not what was asked for.
+        finished = quantization is None or (quantization.bits == self.bits and self.network.phase != "warm-up")
+        if not finished or (self.held_out and row["psnr"] <= self.history.best_psnr):
+            return False
+        self.history.best_step, self.history.best_psnr = self.step, row.get("psnr", -math.inf)
+        self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        return True
+
+    def summary(self) -> dict[str, str]:
+        """What the progress bar shows."""
+        row = self.history.rows[-1]
+        shown = {"bits": str(row["bits"]), "loss": f"{row['loss']:.3f}"}
+        if self.history.best_step is not None:
+            shown["best"] = f"{self.history.best_psnr:.2f} dB"
+        return shown
+
+    def _validation_feature_error(self) -> float:
+        assert self.teacher is not None
+        self.network.eval()
+        with torch.no_grad(), uniform.compiled(False):
+            with block_outputs(self.network) as student_blocks:
+                self.network.features(self.validation_patches)
+            with block_outputs(self.teacher) as teacher_blocks:
+                self.teacher.features(self.validation_patches)
+        return feature_error(student_blocks, teacher_blocks).item()
+
+    def _make_optimizer(self) -> None:
+        own = activation_bounds(self.network)
+        known = set(own)
+        weights = [parameter for parameter in self.network.parameters() if parameter not in known]
+        groups = [{"params": weights}, {"params": own}]
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
+
+    def _calibration_batches(self, count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            yield self.sampler.sample(self.recipe.batch_size)[0]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def activation_bounds(network: SuperResolutionNetwork) -> list[nn.Parameter]:
+    """What trains with the bounds' learning rate: all that activation quantizers own, their gates excepted."""
+    return [
+        parameter
+        for quantizer in network.modules()
+        if isinstance(quantizer, ActivationQuantizer)
+        for name, parameter in quantizer.named_parameters()
+        if not name.startswith("gate.")
+    ]
+
+
+def _split(
+    data: list[tuple[str, np.ndarray]], count: int
+) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+    """(held out, kept): `count` images at equal distances in the list, at most half of it."""
+    count = min(count, len(data) // 2)
+    chosen = {int((index + 0.5) * len(data) / count) for index in range(count)}
+    held_out = [image for index, image in enumerate(data) if index in chosen]
+    return held_out, [image for index, image in enumerate(data) if index not in chosen]
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """bf16 where the device has instructions for it, otherwise fp32; an explicit wish is granted."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16" if has_bf16 else "fp32"
