@@ -113,6 +113,7 @@ def quantize(
     )
     student.phase = "new"
     student.metadata = None
+    student.train(network.training)
     return student
 
 
@@ -200,15 +201,15 @@ def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
 @contextmanager
 def full_precision(student: SuperResolutionNetwork, weights: bool = True) -> Iterator[None]:
     """Inside this context all quantizers pass their input on; with `weights=False` only the activations' do."""
-    quantizers = [
-        module
+    before = {
+        module: module.enabled
         for module in student.modules()
         if isinstance(module, Quantizer) and (weights or isinstance(module, ActivationQuantizer))
-    ]
-    for quantizer in quantizers:
+    }
+    for quantizer in before:
         quantizer.enabled = False
     try:
         yield
     finally:
-        for quantizer in quantizers:
-            quantizer.enabled = True
+        for quantizer, enabled in before.items():
+            quantizer.enabled = enabled

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .networks.base import check_variant
 from .uniform import check_bits, fake_quantize, fake_quantize_steps
 
 HIDDEN_CHANNELS = 32
@@ -28,6 +31,7 @@ class DynamicGate(nn.Module):
     def __init__(self, channels: int, bits: int = 2, variant: str = "paper") -> None:
         super().__init__()
         check_bits(bits)
+        check_variant(variant)
         if not isinstance(channels, int) or channels < 1:
             raise ValueError(f"channels is {channels!r}, expected a positive whole number.")
         self.bits = bits
@@ -41,6 +45,8 @@ class DynamicGate(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.reduce.in_channels:
             shape = "×".join(map(str, x.shape))
             raise ValueError(f"The gate got a tensor {shape}, expected N×{self.reduce.in_channels}×H×W.")
+        if self.training and x.shape[0] < 2:
+            raise ValueError("A gate got one image, expected at least two: in training, batch norm compares images.")
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.norm.weight.dtype).mean(dim=(2, 3), keepdim=True)
             hidden = self._convolve(self.reduce, self._quantize(pooled))
@@ -63,6 +69,10 @@ class DynamicGate(nn.Module):
         limit = convolution.weight.detach().abs().max()
         weight = fake_quantize_steps(convolution.weight, -limit, limit, 2**self.bits - 2)
         return F.conv2d(x, weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copying a network must not try to copy the graph behind what its last forward pass left here.
+        return {**self.__dict__, "logits": None}
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, variant={self.variant!r}"

@@ -41,7 +41,7 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
 
     training = student.training
     student.eval()
-    with torch.no_grad():
+    try:
         if METHODS[quantization.method].gated:
             everything = itertools.chain(first, (_checked(batch) for batch in stream))
             intensity = dynamic_intensity(student, everything)
@@ -50,7 +50,8 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
             attach_gates(student, sorted(intensity, key=lambda path: -intensity[path])[:count])
         set_phase(student, "initialized")
         initialize_bounds(student, first)
-    student.train(training)
+    finally:
+        student.train(training)
 
 
 def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
@@ -99,6 +100,8 @@ def _checked(batch: Tensor) -> Tensor:
     if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
         given = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"A batch is {given}, expected a float tensor N×3×H×W with values 0…255.")
+    if not batch.numel():
+        raise ValueError(f"A batch is {tuple(batch.shape)}, expected at least one image with pixels.")
     if not torch.isfinite(batch).all():
         raise ValueError("A batch holds NaN or infinite pixels; bounds cannot be set from it.")
     return batch

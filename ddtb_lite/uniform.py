@@ -178,6 +178,8 @@ def percentile(x: Tensor, percent: float) -> Tensor:
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"percentile is {percent!r}, expected 0 to 100.")
+    if not x.numel():
+        raise ValueError("An empty tensor has no percentile.")
     flat = x.detach().flatten()
     rank = percent / 100 * (flat.numel() - 1)
     from_top = percent >= 50

@@ -40,6 +40,6 @@ def build(name: str, scale: int, **architecture: int) -> SuperResolutionNetwork:
     for key, value in architecture.items():
         if key not in allowed:
             raise ValueError(f"{name} has no option {key!r}; it takes {', '.join(sorted(allowed))}.")
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key} is {value!r}, expected a positive whole number.")
     return NETWORKS[name](scale, **architecture)  # type: ignore[call-arg]

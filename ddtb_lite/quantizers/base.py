@@ -69,6 +69,10 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.quantize(x) if self.enabled else x
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copying a network must not try to copy the graph behind what its last forward pass left here.
+        return {**self.__dict__, "quantization_error": None}
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
 
