@@ -113,7 +113,7 @@ class Recipe:
     def _short(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
         baseline = cls(
             "short",
-            steps=4000,
+            steps=3000,
             patch_size=24 * network.scale,
             learning_rate=4e-4,
             halve_every=None,
@@ -126,12 +126,12 @@ class Recipe:
         assert network.quantization is not None
         return replace(
             baseline,
-            steps=800,
+            steps=1000,
             learning_rate=5e-4,
             bound_learning_rate=3e-2,
             calibration_batches=20,
             warmup_steps=100,
-            falling_bits=tuple((bits, 200) for bits in (4, 3) if bits > network.quantization.bits),
+            falling_bits=tuple((bits, 150) for bits in (4, 3) if bits > network.quantization.bits),
             feature_weight=10.0,
         )
 
