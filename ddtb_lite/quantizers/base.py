@@ -106,7 +106,7 @@ class Method:
     `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is
     the network's default for weights, for the methods that use one. `learning_rate` and
     `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not
-    carried over). Training adds `quantization_loss_weight` times the sum of all `quantization_error`s to
+    carried over). Training adds `quantization_loss_weight` times the sum of all values of `quantization_error` to
     its loss.
     """
 

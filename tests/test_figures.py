@@ -1,0 +1,274 @@
+"""Figures, explorers and checks: what the notebooks draw and print."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ddtb_lite import figures
+from ddtb_lite.checks import check
+from ddtb_lite.explorers import Frame, explorer, swipe
+
+matplotlib.use("Agg")
+
+NASTY = """<b>"5 < 6" & 'so' on</b></script>"""
+
+
+def picture(seed: int = 0, height: int = 12, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def drawing(seed: int = 0) -> Figure:
+    with figures.style():
+        figure, place = plt.subplots(figsize=(2, 1.5))
+        place.plot(np.random.default_rng(seed).random(5), label="data")
+        place.legend()
+    return figure
+
+
+@pytest.fixture(autouse=True)
+def _no_figures_left() -> object:
+    yield
+    plt.close("all")
+
+
+# --------------------------------------------------------------------------------------------- checks
+
+
+def test_check_prints_a_constant_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for got in (3.0, 2.91, 3.099):
+        check("PSNR", got, 3, 0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and set(lines) == {"✓ check PSNR: 3 ± 0.1"}
+
+
+def test_check_includes_its_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
+    check("exact", 0.25, 0.25, 0)
+    check("edge", 1.5, 1, 0.5)
+    assert capsys.readouterr().out.count("✓") == 2
+
+
+@pytest.mark.parametrize("got", [2.89, 3.11, math.nan, math.inf, -math.inf])
+def test_check_raises(got: float, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError, match=rf"check PSNR: 3 ± 0\.1, but got {got:g}"):
+        check("PSNR", got, 3, 0.1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("want", "tolerance"), [(math.nan, 0.1), (3, math.nan)])
+def test_check_that_could_never_fail(want: float, tolerance: float) -> None:
+    with pytest.raises(AssertionError):
+        check("PSNR", 3, want, tolerance)
+
+
+# -------------------------------------------------------------------------------------------- figures
+
+
+def test_pictures() -> None:
+    images = {f"image {index}": picture(index) for index in range(5)}
+    row = figures.pictures(images)
+    assert isinstance(row, Figure) and len(row.axes) == 5
+    assert [place.get_title() for place in row.axes] == list(images)
+    for place, image in zip(row.axes, images.values(), strict=True):
+        (shown,) = place.get_images()
+        assert np.array_equal(shown.get_array(), image) and shown.get_interpolation() == "nearest"
+        assert not place.axison
+    grid = figures.pictures(images, columns=3)
+    assert len(grid.axes) == 6 and grid.axes[5].get_title() == "" and not grid.axes[5].axison
+    grey = figures.pictures({"grey": np.full((4, 4), 100, np.uint8)})
+    assert grey.axes[0].get_images()[0].get_clim() == (0, 255)  # not stretched to what it contains
+
+
+def test_photo_with_crops() -> None:
+    photo = picture(0, 40, 60)
+    versions = {f"version {index}": picture(index, 40, 60) for index in range(4)}
+    figure = figures.photo_with_crops(photo, (10, 20, 8), versions)
+    assert isinstance(figure, Figure) and len(figure.axes) == 5
+    whole, *crops = figure.axes
+    assert np.array_equal(whole.get_images()[0].get_array(), photo)
+    (frame,) = whole.patches
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((20, 10), 8, 8)
+    for place, (caption, image) in zip(crops, versions.items(), strict=True):
+        assert place.get_title() == caption
+        assert np.array_equal(place.get_images()[0].get_array(), image[10:18, 20:28])
+    assert len(figures.photo_with_crops(photo, (0, 0, 8), {"one": photo}).axes) == 2
+
+
+def test_activation_histogram() -> None:
+    figure, place = plt.subplots()
+    values = np.concatenate([np.full(30, -1.0), np.full(70, 3.0)]).reshape(10, 10)
+    figures.activation_histogram(place, values, -0.5, 2.0, levels=(-0.5, 0.0, 1.0))
+    assert sum(bar.get_height() for bar in place.patches) == 100 and place.get_yscale() == "log"
+    lines = [(line.get_xdata()[0], line.get_color()) for line in place.lines]
+    levels, lower, upper = lines[:3], lines[3], lines[4]
+    assert [x for x, _ in levels] == [-0.5, 0.0, 1.0]
+    assert (lower, upper) == ((-0.5, figures.COLORS["lower"]), (2.0, figures.COLORS["upper"]))
+    assert [line.get_label() for line in place.lines[3:]] == ["lower bound -0.5", "upper bound 2.0"]
+    _, bare = plt.subplots()
+    figures.activation_histogram(bare, values)
+    assert len(bare.lines) == 0
+
+
+def test_style_is_left_behind() -> None:
+    before = dict(matplotlib.rcParams)
+    with pytest.raises(RuntimeError), figures.style():
+        assert matplotlib.rcParams["axes.grid"] is True
+        raise RuntimeError
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_every_color_is_a_color() -> None:
+    assert all(re.fullmatch("#[0-9A-F]{6}", color) for color in figures.COLORS.values())
+
+
+# ------------------------------------------------------------------------------------------ explorers
+
+
+class Page(HTMLParser):
+    """The elements of a piece of HTML, each with its attributes and text, and a check that all are closed."""
+
+    VOID = ("img", "input", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[int] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attributes)) == len(attributes)
+        self.elements.append((tag, dict(attributes), []))
+        if tag not in self.VOID:
+            self.open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.elements[self.open.pop()][0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.elements[self.open[-1]][2].append(data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, "".join(text)) for name, attributes, text in self.elements if name == tag]
+
+    def one(self, tag: str) -> tuple[dict[str, str | None], str]:
+        (found,) = self.all(tag)
+        return found
+
+
+def decoded(source: str | None) -> tuple[str, bytes]:
+    match = re.fullmatch(r"data:image/([a-z+]+);base64,([A-Za-z0-9+/=]+)", source or "")
+    assert match
+    return match[1], base64.b64decode(match[2], validate=True)
+
+
+def frames_in(script: str) -> list[list[str]]:
+    """The frames as a browser would parse them."""
+    start = script.index("frames = ") + len("frames = ")
+    return json.JSONDecoder().raw_decode(script, start)[0]
+
+
+def test_explorer_holds_every_frame() -> None:
+    images = [picture(seed) for seed in range(3)]
+    frames = [Frame(f"{index} bits", f"what {index} bits do", image) for index, image in enumerate(images)]
+    page = Page(explorer("bit-widths", "bit-width", frames, "How bits look.").data)
+    assert page.one("figure")[0] == {"class": "explorer", "id": "bit-widths"}
+    assert page.one("figcaption")[1] == "How bits look."
+    image, slider = page.one("img")[0], page.one("input")[0]
+    assert image["alt"] == "what 0 bits do"
+    assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "0", "2", "0")
+    assert slider["aria-valuetext"] == "0 bits"
+    assert page.one("label")[1] == "bit-width"
+    assert page.one("output")[1] == "0 bits: what 0 bits do"
+    stored = frames_in(page.one("script")[1])
+    assert [row[1:] for row in stored] == [[frame.label, frame.text] for frame in frames]
+    assert stored[0][0] == image["src"]
+    for (source, _, _), original in zip(stored, images, strict=True):
+        kind, data = decoded(source)
+        shown = np.asarray(Image.open(io.BytesIO(data)))
+        assert kind == "jpeg" and shown.shape == original.shape
+        assert np.abs(shown.astype(int) - original).mean() < 12
+
+
+def test_explorer_draws_figures_as_vectors_and_closes_them() -> None:
+    result = explorer("lines", "seed", [Frame(str(seed), "a line", drawing(seed)) for seed in range(2)], "Lines.")
+    sources = [row[0] for row in frames_in(Page(result.data).one("script")[1])]
+    for source in sources:
+        kind, data = decoded(source)
+        assert kind == "svg+xml" and b"<svg" in data and b"<dc:date>" not in data
+    assert sources[0] != sources[1]
+    assert plt.get_fignums() == []
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    def results() -> list[str]:
+        frames = [Frame("drawn", "a line", drawing()), Frame("photo", "noise", picture())]
+        return [
+            explorer("x", "kind", frames, "Two kinds.").data,
+            swipe("y", picture(1), picture(2), ("old", "new"), "Two.").data,
+        ]
+
+    assert results() == results()
+
+
+def test_explorer_escapes_what_it_is_given() -> None:
+    frames = [Frame(NASTY, NASTY, picture()), Frame(f"2{NASTY}", NASTY, picture(1))]
+    page = Page(explorer("nasty", NASTY, frames, NASTY).data)
+    assert [name for name, _, _ in page.elements] == [
+        "figure", "img", "label", "input", "output", "figcaption", "script",
+    ]  # fmt: skip
+    assert page.one("img")[0]["alt"] == page.one("figcaption")[1] == page.one("label")[1] == NASTY
+    assert page.one("input")[0]["aria-valuetext"] == NASTY
+    assert page.one("output")[1] == f"{NASTY}: {NASTY}"
+    assert [row[1:] for row in frames_in(page.one("script")[1])] == [[NASTY, NASTY], [f"2{NASTY}", NASTY]]
+
+
+def test_a_script_cannot_be_swallowed_by_a_comment() -> None:
+    """After "<!--<script>" a browser no longer ends the script at its end tag."""
+    result = explorer("x", "slider", [Frame("<!--<script>", "text", picture())], "caption")
+    script = Page(result.data).one("script")[1]
+    assert "<!--" not in script
+    assert frames_in(script)[0][1] == "<!--<script>"
+
+
+def test_swipe() -> None:
+    before, after = picture(1), picture(2)
+    page = Page(swipe("compare", before, after, (NASTY, "after"), NASTY).data)
+    assert page.one("figure")[0] == {"class": "swipe", "id": "compare"}
+    images = [attributes for attributes, _ in page.all("img")]
+    assert [(each["class"], each["alt"]) for each in images] == [("before", NASTY), ("after", "after")]
+    for each, original in zip(images, (before, after), strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(decoded(each["src"])[1])))
+        assert shown.shape == original.shape and np.abs(shown.astype(int) - original).mean() < 12
+    slider = page.one("input")[0]
+    assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "0", "100", "50")
+    assert slider["aria-label"]
+    assert page.one("label")[1] == f"left of the line: {NASTY}; right of it: after"
+    assert page.one("figcaption")[1] == NASTY
+    assert "getElementById('compare')" in page.one("script")[1]
+
+
+def test_swipe_needs_one_size() -> None:
+    with pytest.raises(ValueError, match=r"\(12, 16, 3\) and \(12, 8, 3\), expected one shape"):
+        swipe("x", picture(), picture()[:, :8], ("a", "b"), "c")
+
+
+@pytest.mark.parametrize("identifier", ["", "A", "1a", "a b", "a'", 'a"', "a_b", "-a", "a\n"])
+def test_identifiers(identifier: str) -> None:
+    with pytest.raises(ValueError, match="identifier is .*, expected lower-case letters, digits and hyphens"):
+        explorer(identifier, "s", [Frame("a", "b", picture())], "c")
+    with pytest.raises(ValueError, match="identifier is"):
+        swipe(identifier, picture(), picture(), ("a", "b"), "c")
