@@ -174,7 +174,7 @@ def step_memory(device: str, version: str, batch_size: int = 4) -> int:
             run.advance()
             return torch.cuda.max_memory_allocated(place) - before
         # Compiling takes memory too: let it happen on a small tensor first.
-        small = torch.zeros(2, 64, 4, 4, requires_grad=True)
+        small = torch.zeros(2, 64, 32, 32, requires_grad=True)
         for shape in ((), (2, 1, 1, 1)):
             bounds = [torch.full(shape, value, requires_grad=True) for value in (-1.0, 1.0)]
             uniform.fake_quantize(small, bounds[0], bounds[1], 2).sum().backward()

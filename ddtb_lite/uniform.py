@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,43 +43,52 @@ def separate(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return lower - half, upper + half
 
 
-def _quantize(
-    x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The quantized tensor, the clipped input, and the separated bounds, all in the bounds' precision."""
-    lower, upper = separate(lower, upper)
-    inverse_step = steps / (upper - lower)
-    clipped = torch.minimum(torch.maximum(x.to(lower.dtype), lower), upper)
-    code = torch.round(inverse_step * clipped)
-    if clamp:
-        # Bounds that lie exactly between two grid points would yield one level too many.
-        lowest = torch.round(inverse_step * lower)
-        code = torch.minimum(torch.maximum(code, lowest), lowest + steps)
-    return code / inverse_step, clipped, lower, upper
+class _Grid(NamedTuple):
+    """What the kernels need to know of each pair of bounds, R×1 each, computed once and not for each element."""
+
+    lower: Tensor
+    upper: Tensor
+    step: Tensor
+    inverse_step: Tensor
+    highest: Tensor
+
+    @classmethod
+    def between(cls, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> _Grid:
+        lower, upper = separate(lower.reshape(-1, 1), upper.reshape(-1, 1))
+        inverse_step = steps / (upper - lower)
+        # Bounds that lie exactly between two grid points would yield one level too many, at the upper end.
+        highest = torch.round(inverse_step * lower) + steps if clamp else torch.full_like(lower, torch.inf)
+        return cls(lower, upper, (upper - lower) / steps, inverse_step, highest)
 
 
-def _forward(x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
-    return _quantize(x, lower, upper, steps, clamp)[0].to(x.dtype)
+def _quantize(x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+    """(x̂, x̄) for rows R×M: quantized, and only clipped, in the bounds' precision."""
+    clipped = torch.minimum(torch.maximum(x.to(grid.lower.dtype), grid.lower), grid.upper)
+    code = torch.minimum(torch.round(grid.inverse_step * clipped), grid.highest)
+    return code * grid.step, clipped
 
 
-def _backward(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to x, lower and upper, with the error e = (x̂ − x̄) / (upper − lower) of section 2."""
-    quantized, clipped, lower, upper = _quantize(x, lower, upper, steps, clamp)
-    wide = x.to(lower.dtype)
-    above, below = wide > upper, wide < lower
-    gradient = grad.to(lower.dtype)
-    error = (quantized - clipped) / (upper - lower) * gradient
-    to_upper = torch.where(above, gradient, 0) + error
-    to_lower = torch.where(below, gradient, 0) - error
-    return torch.where(above | below, 0, grad), to_lower.sum(1), to_upper.sum(1)
+def _forward(x: Tensor, grid: _Grid) -> Tensor:
+    return _quantize(x, grid)[0].to(x.dtype)
 
 
-def _straight_through(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    lower, upper = separate(lower, upper)
-    wide = x.to(lower.dtype)
-    return torch.where((wide > upper) | (wide < lower), 0, grad)
+def _backward(grad: Tensor, x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to x (R×M) and, summed over a row, to lower and upper: the closed form of section 2.
+
+    The error term e = (x̂ − x̄) / (upper − lower) is in both bounds' gradients, with opposite signs.
+    """
+    quantized, clipped = _quantize(x, grid)
+    wide, gradient = x.to(grid.lower.dtype), grad.to(grid.lower.dtype)
+    above, below = wide > grid.upper, wide < grid.lower
+    error = ((quantized - clipped) * gradient).sum(1) / (grid.upper - grid.lower).squeeze(1)
+    to_lower = torch.where(below, gradient, 0).sum(1) - error
+    to_upper = torch.where(above, gradient, 0).sum(1) + error
+    return torch.where(above | below, 0, grad), to_lower, to_upper
+
+
+def _straight_through(grad: Tensor, x: Tensor, grid: _Grid) -> Tensor:
+    wide = x.to(grid.lower.dtype)
+    return torch.where((wide > grid.upper) | (wide < grid.lower), 0, grad)
 
 
 def _to_rows(x: Tensor, bound: Tensor) -> Tensor:
@@ -110,17 +119,18 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
         ctx.save_for_backward(x, lower, upper)
         ctx.steps, ctx.clamp = steps, clamp
-        rows = _kernel(_forward, x)(_to_rows(x, lower), lower.reshape(-1, 1), upper.reshape(-1, 1), steps, clamp)
-        return _from_rows(rows, x)
+        grid = _Grid.between(lower, upper, steps, clamp)
+        return _from_rows(_kernel(_forward, x)(_to_rows(x, lower), grid), x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, lower, upper = ctx.saved_tensors
         grad = grads[0].permute(0, 2, 3, 1) if _lies_channels_last(x) else grads[0]
-        rows = [grad.reshape(lower.numel(), -1), _to_rows(x, lower), lower.reshape(-1, 1), upper.reshape(-1, 1)]
+        grid = _Grid.between(lower, upper, ctx.steps, ctx.clamp)
+        rows = grad.reshape(lower.numel(), -1), _to_rows(x, lower), grid
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return _from_rows(_kernel(_straight_through, x)(*rows), x), None, None, None, None
-        to_x, to_lower, to_upper = _kernel(_backward, x)(*rows, ctx.steps, ctx.clamp)
+        to_x, to_lower, to_upper = _kernel(_backward, x)(*rows)
         return _from_rows(to_x, x), to_lower.view_as(lower), to_upper.view_as(upper), None, None
 
 
@@ -145,7 +155,7 @@ def fake_quantize_steps(x: Tensor, lower: Tensor, upper: Tensor, steps: int, cla
         bounds.append(bound.to(precision))
     if not x.is_floating_point():
         raise ValueError(f"x is of type {x.dtype}, expected a floating-point tensor.")
-    lower, upper = torch.broadcast_tensors(*bounds)
+    lower, upper = (bound.contiguous() for bound in torch.broadcast_tensors(*bounds))
     return _FakeQuantize.apply(x, lower, upper, steps, clamp)
 
 
