@@ -139,7 +139,12 @@ def test_the_memory_ratio_is_ours_to_the_naive_ones(monkeypatch: pytest.MonkeyPa
 
 
 def test_memory_is_measured_in_a_real_process() -> None:
-    """The naive version in small; its peak is at least what autograd keeps of one quantizer's input."""
+    """The naive version in small needs more than one quantizer's input and less than 200 MB (39 MB here).
+
+    Whatever this process needed before must not count: Linux lets a new process inherit `ru_maxrss`.
+    """
+    ballast = bytearray(500_000_000)
+    del ballast
     program = (
         "import torch; from ddtb_lite import benchmark, networks; torch.set_num_threads(1);"
         "benchmark.build = lambda name, scale: networks.build(name, scale, n_blocks=2, n_feats=16);"
@@ -149,4 +154,4 @@ def test_memory_is_measured_in_a_real_process() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent
     )
     assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout) > 4 * 2 * 16 * 48 * 48
+    assert 4 * 2 * 16 * 48 * 48 < int(finished.stdout) < 200_000_000
