@@ -27,6 +27,7 @@ BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the result is the exit status: 0, 1 for an error told in one line, 130 if stopped."""
     options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options.run(options)
     except (ValueError, OSError, RuntimeError) as error:
@@ -155,9 +156,9 @@ def _quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> 
     )
 
 
-def _command() -> str:
-    """How this process was called, to be repeated from a result file."""
-    return f"python -m ddtb_lite {shlex.join(sys.argv[1:])}"
+def _command(options: argparse.Namespace) -> str:
+    """The command line, to be repeated from a result file."""
+    return f"python -m ddtb_lite {shlex.join(options.arguments)}"
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -170,6 +171,13 @@ def _download(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
+    tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
+    for name in tests:
+        datasets.paths(name)  # a test set that is missing is better noticed now than after hours
+    if options.bits is None and options.teacher is not None:
+        raise ValueError("A teacher is for a quantized student: say with --bits how many bits it gets.")
+    if options.bits is not None and (options.architecture or options.start):
+        raise ValueError("A student has its teacher's architecture and weights: leave out --architecture and --start.")
     teacher = None
     if options.bits is not None:
         if options.teacher is None:
@@ -187,11 +195,11 @@ def _train(options: argparse.Namespace) -> None:
         if options.start:
             _copy_matching(checkpoints.load(options.start), network)
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**_pairs(options.set))
-    out = Path(options.out)
+    out = Path(options.out).resolve()  # its name is the run's, however it was spelled
     history = ddtb.train(
         network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
     )
-    command = _command()
+    command = _command(options)
     config = {
         "model": network.name,
         "scale": network.scale,
@@ -207,7 +215,6 @@ def _train(options: argparse.Namespace) -> None:
     checkpoint = out / f"{out.name}.safetensors"
     checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
     network = checkpoints.load(checkpoint)
-    tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
     scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
     result = out / f"{out.name}.json"
     results.write(
@@ -276,7 +283,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             seconds=time.perf_counter() - started,
             checkpoint=None if bicubic else options.network,
             scores=scores,
-            command=_command(),
+            command=_command(options),
             device=options.device,
         )
     if options.json:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import uniform
+from . import devices, uniform
 from .conversion import quantize
 from .networks import build
 from .quantizers import dual_bound
@@ -43,7 +43,7 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
     the full-precision network as PyTorch does it by default; that of the quantizer is `relu`; that of the
     memory is the same student with the quantizer written in single operations that autograd records.
     """
-    place = torch.device(device)
+    place = devices.resolve(device)
     plain = _plain_step(place, batch_size)
     with_teacher = _student_step(place, batch_size, teacher=True)
     without_teacher = _student_step(place, batch_size, teacher=False)
@@ -178,14 +178,18 @@ def step_memory(device: str, version: str, batch_size: int = 4) -> int:
         for shape in ((), (2, 1, 1, 1)):
             bounds = [torch.full(shape, value, requires_grad=True) for value in (-1.0, 1.0)]
             uniform.fake_quantize(small, bounds[0], bounds[1], 2).sum().backward()
-        before = _resident_bytes()
+        before = _process_bytes("VmRSS")
         run.advance()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        return _process_bytes("VmHWM") - before
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def _process_bytes(quantity: str) -> int:
+    """VmRSS, what lies in memory now, or VmHWM, the most that ever did; a new process starts both afresh."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:
+        raise RuntimeError("Peak memory on a CPU is read from /proc, which only Linux has.") from None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{quantity}:"))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,6 @@ def check(name: str, got: float, want: float, tolerance: float) -> None:
     The line does not contain `got`, so that a notebook's output stays the same as long as the result holds.
     """
     line = f"check {name}: {want:g} ± {tolerance:g}"
-    if not math.isfinite(got) or abs(got - want) > tolerance:
+    if not math.isfinite(got) or not abs(got - want) <= tolerance:
         raise AssertionError(f"{line}, but got {got:g}")
     print(f"✓ {line}")

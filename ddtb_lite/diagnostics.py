@@ -103,9 +103,11 @@ def bounds(student: SuperResolutionNetwork) -> dict[str, tuple[float, float]]:
 
 def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
     """One sentence that names what stopped being finite, and the bounds that met."""
-    faults = [
-        f"{name} is not finite" for name, parameter in network.named_parameters() if not torch.isfinite(parameter).all()
-    ]
+    broken = [name for name, parameter in network.named_parameters() if not torch.isfinite(parameter).all()]
+    # A single NaN soon spreads: name the first weights and, apart from them, the first bounds.
+    own = [name for name in broken if name.rsplit(".", 1)[-1] in ("lower", "upper")]
+    others = [name for name in broken if name not in own]
+    faults = [f"{name} is not finite" for name in own[:4] + others[:4]]
     faults += [
         f"the gradient of {name} is not finite"
         for name, parameter in network.named_parameters()
@@ -117,8 +119,9 @@ def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
             for path, (lower, upper) in bounds(network).items()
             if upper <= lower
         ]
-    shown = "; ".join(faults[:5]) or "no parameter is to blame, so look at the images"
-    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+    shown = "; ".join(faults[:8]) or "no parameter is to blame, so look at the images"
+    hidden = len(faults[8:]) + len(broken) - len(own[:4]) - len(others[:4])
+    more = f"; and {hidden} more" if hidden else ""
     return (
         f"The loss is not finite at step {step}: {shown}{more}. "
         "Lower the learning rate, or start again from the last saved state with another seed."

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import datasets, images, metrics
+from . import datasets, devices, images, metrics
 from .networks import SuperResolutionNetwork
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -183,11 +183,7 @@ def _target(network: SuperResolutionNetwork, device: torch.device | str | None) 
     if device is None:
         on_idle_cpu = network.device.type == "cpu" and torch.cuda.is_available()
         device = "cuda" if on_idle_cpu else network.device
-    try:
-        return torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {str(device)!r}, which cannot be used here: {reason}") from error
+    return devices.resolve(device)
 
 
 @contextmanager

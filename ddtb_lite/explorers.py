@@ -77,8 +77,8 @@ def _check_identifier(identifier: str) -> None:
 
 
 def _for_script(data: str) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return data.replace("</", "<\\/")
+    """JSON that neither ends the script element it stands in nor opens a comment there."""
+    return data.replace("<", "\\u003c")
 
 
 def _data_url(picture: Figure | np.ndarray) -> str:

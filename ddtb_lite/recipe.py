@@ -42,18 +42,37 @@ class Recipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "patch_size", "validate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected at least 1.")
-        for name in ("learning_rate", "bound_learning_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected more than 0 and less than 1.")
+        counts = {"steps": 1, "batch_size": 1, "patch_size": 1, "validate_every": 1, "save_every": 1}
+        counts |= {"calibration_batches": 0, "warmup_steps": 0, "validation_images": 0}
+        if self.halve_every is not None:
+            counts["halve_every"] = 1
+        for name, least in counts.items():
+            if not _is_count(getattr(self, name), least):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {least}.")
+        limits = {"learning_rate": 1.0, "bound_learning_rate": 1.0, "skt_weight": math.inf, "feature_weight": math.inf}
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            bottom = "more than 0" if name.endswith("rate") else "at least 0"
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not (0 < value < limit or (value == 0 and name.endswith("weight"))):
+                raise ValueError(f"{name} is {value!r}, expected {bottom} and less than {limit:g}.")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}, expected auto, fp32 or bf16.")
-        if sum(steps for _, steps in self.falling_bits) >= self.steps:
-            raise ValueError("falling_bits takes up all of the steps; leave some for the student's own bit-width.")
-        for bits, _ in self.falling_bits:
+        for name in ("compile", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected true or false.")
+        self._check_falling_bits()
+
+    def _check_falling_bits(self) -> None:
+        stages = self.falling_bits
+        if not isinstance(stages, tuple | list) or not all(
+            isinstance(stage, tuple | list) and len(stage) == 2 and _is_count(stage[1], 1) for stage in stages
+        ):
+            raise ValueError(f"falling_bits is {stages!r}, expected pairs of bits and steps, such as ((4, 200),).")
+        for bits, _ in stages:
             check_bits(bits)
+        if sum(steps for _, steps in stages) >= self.steps:
+            raise ValueError("falling_bits takes up all of the steps; leave some for the student's own bit-width.")
 
     @classmethod
     def preset(cls, name: str, network: SuperResolutionNetwork, own_rates: bool = False) -> Recipe:
@@ -159,3 +178,7 @@ class Recipe:
         if unknown:
             raise ValueError(f"A recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}.")
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

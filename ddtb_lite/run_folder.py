@@ -40,6 +40,10 @@ class RunFolder:
         # A round trip through JSON, so that tuples and lists compare as equal.
         self.identity = json.loads(json.dumps(identity))
         path.mkdir(parents=True, exist_ok=True)
+        for name in ("state.safetensors", "best.safetensors", "log.csv"):
+            # What a killed process was writing is as large as a state and of no use.
+            for remains in path.glob(f".{name}.*.tmp"):
+                remains.unlink()
 
     def write_state(self, state: RunState) -> None:
         """Replace the state that `read_state` returns."""
@@ -62,8 +66,10 @@ class RunFolder:
             ) from error
         stored = facts.pop("identity")
         if stored != self.identity:
-            changed = ", ".join(sorted(key for key in self.identity if stored.get(key) != self.identity[key]))
-            raise ValueError(f"{self.path} holds another run (different {changed}); choose another folder.")
+            changed = sorted(key for key in self.identity if stored.get(key) != self.identity[key])
+            # Another seed or method means other weights too: name the cause only.
+            causes = [key for key in changed if key not in ("weights", "teacher")] or changed
+            raise ValueError(f"{self.path} holds another run (different {', '.join(causes)}); choose another folder.")
         return RunState(tensors, facts)
 
     def write_best(self, weights: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from . import datasets, uniform
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
+from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
 from .evaluation import evaluate
 from .initializer import initialize, initialize_bounds
@@ -63,10 +65,13 @@ class Run:
             if each is not None:
                 each.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if teacher is not None:
-            if (teacher.name, teacher.scale) != (network.name, network.scale):
+            kinds = [(each.name, each.scale, each.architecture) for each in (teacher, network)]
+            if kinds[0] != kinds[1] or teacher.quantization is not None:
+                width = "" if teacher.quantization is None else f" at {teacher.quantization.bits} bits"
                 raise ValueError(
-                    f"The teacher is {teacher.name} ×{teacher.scale}, the student {network.name} "
-                    f"×{network.scale}; expected the full-precision network that the student came from."
+                    f"The teacher is {teacher.name} ×{teacher.scale} {teacher.architecture}{width}, the student "
+                    f"{network.name} ×{network.scale} {network.architecture}; expected the full-precision network "
+                    "that the student came from."
                 )
             teacher.eval()
         held_out, kept = _split(data, recipe.validation_images)
@@ -74,21 +79,23 @@ class Run:
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
         )
+        large = [image for _, image in held_out if min(image.shape[:2]) >= recipe.patch_size + network.scale]
         patches = PatchSampler(
-            [image for _, image in held_out or kept], network.scale, recipe.patch_size, seed=0, device=device
+            large or [image for _, image in kept], network.scale, recipe.patch_size, seed=0, device=device
         )
         self.validation_patches, _ = patches.sample(VALIDATION_PATCHES)
         self.bits, self.quantization_loss_weight = 32, 0.0
         if network.quantization is not None:
             self.bits = network.quantization.bits
             self.quantization_loss_weight = METHODS[network.quantization.method].quantization_loss_weight
-        self.precision = _precision(recipe.precision, device)
+        self.precision = training_precision(recipe.precision, device)
         self.identity = {
             "network": network.name,
             "scale": network.scale,
             "architecture": network.architecture,
             "quantization": None if network.quantization is None else vars(network.quantization),
-            "teacher": teacher is not None,
+            "weights": _digest(network),
+            "teacher": None if teacher is None else _digest(teacher),
             "recipe": vars(recipe),
             "seed": seed,
             "data": datasets.fingerprint(data),
@@ -108,6 +115,8 @@ class Run:
             set_bits(self.network, self.recipe.bits_at(0, self.bits))
             if self.network.phase == "new":
                 initialize(self.network, self._calibration_batches(self.recipe.calibration_batches))
+            elif self.network.quantization.bits != self.bits:
+                self._reset_bounds()
         self._make_optimizer()
 
     def state(self) -> RunState:
@@ -122,6 +131,7 @@ class Run:
         facts = {
             "step": self.step,
             "summed": self.summed,
+            "sums": list(self.sums),
             "bits": self.network.quantization.bits if self.network.quantization else 32,
             "phase": self.network.phase,
             "gates": gated_paths(self.network) if self.network.quantization else [],
@@ -146,12 +156,19 @@ class Run:
             index, _, moment = name.partition(".")
             optimizer["state"].setdefault(int(index), {})[moment] = value
         self.optimizer.load_state_dict(optimizer)
-        self.sums = {name: value.to(self.device) for name, value in state.group("sum").items()}
+        sums = state.group("sum")
+        self.sums = {name: sums[name].to(self.device) for name in facts["sums"]}
         self.best_weights = state.group("best")
         self.sampler.set_state(state.tensors["generator.sampler"])
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]
         self.history = History(**facts["history"])
+
+    def check(self) -> None:
+        """Raise `RuntimeError` if a parameter has stopped being finite: such a state is not worth keeping."""
+        finite = [torch.isfinite(parameter).all() for parameter in self.network.parameters()]
+        if not torch.stack(finite).all():
+            raise RuntimeError(explain_divergence(self.network, self.step))
 
     def finish(self) -> None:
         """Put the best weights into the network."""
@@ -188,9 +205,7 @@ class Run:
         bits = self.recipe.bits_at(self.step, self.bits)
         if bits != self.network.quantization.bits:
             set_bits(self.network, bits)
-            calibration = max(q.calibration_batches for q in activation_quantizers(self.network).values())
-            self.network.eval()
-            initialize_bounds(self.network, self._calibration_batches(calibration))
+            self._reset_bounds()
         if bits == self.bits and gated_paths(self.network):
             since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
             set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
@@ -279,6 +294,12 @@ class Run:
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
 
+    def _reset_bounds(self) -> None:
+        """Start the bounds again from the data, after a change of bit-width."""
+        wanted = max(quantizer.calibration_batches for quantizer in activation_quantizers(self.network).values())
+        self.network.eval()
+        initialize_bounds(self.network, self._calibration_batches(min(wanted, self.recipe.calibration_batches)))
+
     def _calibration_batches(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
             yield self.sampler.sample(self.recipe.batch_size)[0]
@@ -308,11 +329,9 @@ def _split(
     return held_out, [image for index, image in enumerate(data) if index not in chosen]
 
 
-def _precision(wanted: str, device: torch.device) -> str:
-    """bf16 where the device has instructions for it, otherwise fp32; an explicit wish is granted."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return "bf16" if has_bf16 else "fp32"
+def _digest(network: SuperResolutionNetwork) -> str:
+    """SHA-256 of all that a network's state dict holds."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

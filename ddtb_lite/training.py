@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import datasets, uniform
+from . import datasets, devices, uniform
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
 from .recipe import Recipe
@@ -54,8 +54,7 @@ def train(
             "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
             "Continue its run folder, or quantize the full-precision network again."
         )
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = Run(network, teacher, recipe, training_images(data), seed, device)
+    run = Run(network, teacher, recipe, training_images(data), seed, devices.resolve(device))
     folder = None if out is None else RunFolder(Path(out), run.identity)
     with uniform.compiled(recipe.compile), _stop_requests() as stop:
         state = folder.read_state() if folder else None
@@ -76,6 +75,7 @@ def train(
                 elif run.step % LOG_EVERY == 0:
                     run.log(validate=False)
                 if folder and (last or run.step % recipe.save_every == 0 or stop.is_set()):
+                    run.check()
                     folder.write_state(run.state())
                     folder.write_log(run.history.rows)
                 if run.history.rows:
@@ -83,6 +83,8 @@ def train(
                 if stop.is_set() and not last:
                     where = f" The same call continues from {out}." if folder else ""
                     raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
+    if folder:
+        folder.write_log(run.history.rows)
     run.finish()
     return run.history
 

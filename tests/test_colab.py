@@ -22,7 +22,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("needs git and a checkout, because Colab installs from one")
     target = tmp_path_factory.mktemp("installed")
-    source = f"ddtb-lite @ git+{ROOT.as_uri()}"
+    source = f"git+{ROOT.as_uri()}"
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
     return target

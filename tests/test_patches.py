@@ -93,7 +93,9 @@ def test_places_flips_and_images_are_uniform() -> None:
     flipped_columns = (step_down[:, 1] + step_right[:, 1]) < 0
     kinds = transposed * 4 + flipped_rows * 2 + flipped_columns * 1
     shares = torch.bincount(kinds, minlength=8) / len(mine)
-    assert (shares - 1 / 8).abs().max() < 0.03  # five standard deviations
+    assert (shares - 1 / 8).abs().max() < 0.02  # three standard deviations, and the seed is fixed
+    for drawn in (transposed, flipped_rows, flipped_columns):
+        assert abs(drawn.double().mean() - 1 / 2) < 0.03
     top, left = mine[:, 0].amin((1, 2)) / 10, mine[:, 1].amin((1, 2)) / 10
     places = torch.bincount((top * 4 + left).long(), minlength=28) / len(mine)
     assert len(places) == 28 and (places - 1 / 28).abs().max() < 0.018

@@ -842,7 +842,7 @@ def test_teachers_that_do_not_fit() -> None:
         "another architecture": full_precision("srresnet"),
     }
     for teacher in wrong.values():
-        with pytest.raises(ValueError, match="The teacher is .*, the student edsr ×2; expected the full-precision"):
+        with pytest.raises(ValueError, match="The teacher is .*, the student edsr ×2.*; expected the full-precision"):
             train(network, DATA, RECIPE, teacher=teacher, progress=False, device="cpu")
 
 
