@@ -67,8 +67,8 @@ class RunFolder:
         stored = facts.pop("identity")
         if stored != self.identity:
             changed = sorted(key for key in self.identity if stored.get(key) != self.identity[key])
-            # Another seed or method means other weights too: name the cause only.
-            causes = [key for key in changed if key not in ("weights", "teacher")] or changed
+            # Another seed or method means other weights too; the cause says more.
+            causes = [key for key in changed if key != "weights"] or changed
             raise ValueError(f"{self.path} holds another run (different {', '.join(causes)}); choose another folder.")
         return RunState(tensors, facts)
 
