@@ -24,7 +24,7 @@ def execute(path: Path) -> None:
         timeout=None,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
+        store_widget_state=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()

@@ -124,5 +124,5 @@ def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
     more = f"; and {hidden} more" if hidden else ""
     return (
         f"The loss is not finite at step {step}: {shown}{more}. "
-        "Lower the learning rate, or start again from the last saved state with another seed."
+        "Start again in another folder, with a lower learning rate or another seed."
     )

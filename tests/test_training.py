@@ -672,6 +672,8 @@ def test_a_request_to_stop_finishes_the_step_and_saves(
         with pytest.raises(KeyboardInterrupt, match=f"stopped after step 5. The same call continues from {tmp_path}"):
             start(tmp_path)
     assert signal.getsignal(number) == before
+    with safetensors.safe_open(tmp_path / "state.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["run"])["step"] == 5  # the step that was under way, not the last multiple
     network, history = start(tmp_path)
     assert equal(state_of(network), uninterrupted["student"][0])
     assert facts(history) == uninterrupted["student"][1]
