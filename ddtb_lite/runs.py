@@ -74,7 +74,9 @@ class Run:
                     "that the student came from."
                 )
             teacher.eval()
-        if network.quantization and network.quantization.gate_ratio > 0 and recipe.batch_size < 2:
+        quantization = network.quantization
+        gates = int(quantization.gate_ratio * len(activation_quantizers(network))) if quantization else 0
+        if gates and recipe.batch_size < 2:
             raise ValueError("batch_size is 1, expected at least 2: the gates' batch norm compares images.")
         held_out, kept = _split(data, recipe.validation_images)
         self.held_out = held_out
