@@ -14,12 +14,12 @@ from .uniform import check_bits
 class Recipe:
     """All that decides a training run besides network, data and seed; `Recipe.preset` gives sensible ones.
 
-    Steps count optimizer steps. `patch_size` is the side of the high-resolution patch in pixels. The learning rate
-    is either halved every `halve_every` steps or, if that is None, falls along a cosine to zero; so does
+    Steps count optimizer steps. `patch_size` is the side of the high-resolution patch in pixels. The learning
+    rate is either halved every `halve_every` steps or, if that is None, falls along a cosine to zero; so does
     `bound_learning_rate`, which is for what activation quantizers train, their gates excepted. `falling_bits`
     lists (bits, steps) that come before the student's own bit-width. `skt_weight` is for the structured
-    knowledge transfer loss, `feature_weight` for matching each block's output. Bounds come from `calibration_batches`; gates warm up
-    for `warmup_steps`, then they are live.
+    knowledge transfer loss, `feature_weight` for matching each block's output. Bounds come from
+    `calibration_batches`; gates warm up for `warmup_steps`, then they are live.
     """
 
     preset_name: str

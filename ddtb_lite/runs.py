@@ -74,10 +74,6 @@ class Run:
                     "that the student came from."
                 )
             teacher.eval()
-        quantization = network.quantization
-        gates = int(quantization.gate_ratio * len(activation_quantizers(network))) if quantization else 0
-        if gates and recipe.batch_size < 2:
-            raise ValueError("batch_size is 1, expected at least 2: the gates' batch norm compares images.")
         held_out, kept = _split(data, recipe.validation_images)
         self.held_out = held_out
         self.sampler = PatchSampler(
