@@ -1,7 +1,8 @@
 """DDTB in small: super-resolution networks quantized to 2, 3 and 4 bits with dynamic dual trainable bounds.
 
 Zhong et al., "Dynamic Dual Trainable Bounds for Ultra-low Precision Super-Resolution Networks", ECCV 2022,
-https://arxiv.org/abs/2203.03844. Section numbers in docstrings refer to the book's method pages.
+https://arxiv.org/abs/2203.03844. Sections that docstrings name are
+those of "The method in numbers", `book/reference/method.md`.
 """
 
 from . import datasets, diagnostics, gate, images, metrics, networks, quantizers, results, uniform

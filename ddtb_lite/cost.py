@@ -6,19 +6,17 @@ have shapes but no values, and each convolution reports its output size and the 
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from . import results
 from .conversion import (
     DEFAULTS,
     QuantizedConv2d,
@@ -232,7 +230,7 @@ def table_s1(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
         networks[name] = full, student
 
     rows = []
-    for printed in _printed_rows():
+    for printed in results.paper_tables()["table_s1_complexity"]:
         model, bits = printed["model"], int(printed["bits"])
         name = model.removesuffix("_DDTB").lower()
         network, student = networks[name]
@@ -266,10 +264,3 @@ def rdn_stand_in() -> list[str]:
     ]
     replaced, replacement = "RDBs.7.convs.7.input", "RDBs.8.convs.2.input"
     return [replacement if path == replaced else path for block in blocks for path in block]
-
-
-def _printed_rows() -> list[dict[str, str]]:
-    checkout = Path(__file__).parent.parent / "data" / "paper"
-    folder: Any = checkout if checkout.exists() else resources.files("ddtb_lite") / "_data" / "paper"
-    text = (folder / "table_s1_complexity.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))

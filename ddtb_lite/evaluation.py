@@ -159,7 +159,7 @@ def _inference(
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES))}.")
     target = _target(network, device)
     if target != network.device:
-        network = _detached_copy(network).to(target)  # the caller's stays where it is
+        network = copy.deepcopy(network).to(target)  # the caller's stays where it is
     modes = [(module, module.training) for module in network.modules()]
     reduced = dtype != torch.float32
     autocast = torch.autocast(target.type, dtype if reduced else None, enabled=reduced)
@@ -170,13 +170,6 @@ def _inference(
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _detached_copy(network: SuperResolutionNetwork) -> SuperResolutionNetwork:
-    """A deep copy, also of a network whose modules remember parts of the last training step's graph."""
-    remembered = (value for module in network.modules() for value in vars(module).values())
-    graph = {id(value): value.detach() for value in remembered if isinstance(value, Tensor) and not value.is_leaf}
-    return copy.deepcopy(network, graph)  # `deepcopy` takes what it finds here, and cannot copy such tensors
 
 
 def _target(network: SuperResolutionNetwork, device: torch.device | str | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -352,7 +353,7 @@ def test_a_network_with_a_gate_in_its_upsampler_is_not_tiled(monkeypatch) -> Non
 def test_a_network_fresh_from_training_can_be_copied_for_another_device() -> None:
     student = gated_student().train()
     student(torch.rand(2, 3, 8, 8)).mean().backward()
-    copied = evaluation._detached_copy(student).eval()
+    copied = copy.deepcopy(student).eval()
     assert np.array_equal(upscale(copied, picture()), upscale(student, picture()))
     with torch.no_grad():
         for parameter in copied.parameters():

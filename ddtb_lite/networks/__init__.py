@@ -28,7 +28,7 @@ __all__ = [
 
 
 def build(name: str, scale: int, **architecture: int) -> SuperResolutionNetwork:
-    """A freshly initialized full-precision network (section 7 of the method page).
+    """A freshly initialized full-precision network (section 7).
 
     `name` is "edsr", "rdn", "srresnet" or "srgan" (its generator), `scale` the upscaling factor 2, 3 or 4.
     `architecture` overrides depth and width: `n_blocks=16, n_feats=64`, for RDN `D=16, C=8, G=64`.
