@@ -101,28 +101,49 @@ def bounds(student: SuperResolutionNetwork) -> dict[str, tuple[float, float]]:
     }
 
 
-def explain_divergence(network: SuperResolutionNetwork, step: int) -> str:
-    """One sentence that names what stopped being finite, and the bounds that met."""
+def explain_divergence(network: SuperResolutionNetwork, step: int, batch: Tensor) -> str:
+    """One sentence that names what is not finite: parameters, the first layer that turns `batch` bad, bounds that met.
+
+    `batch` holds images N×3×H×W, 0…255.
+    """
     broken = [name for name, parameter in network.named_parameters() if not torch.isfinite(parameter).all()]
-    # A single NaN soon spreads: name the first weights and, apart from them, the first bounds.
-    own = [name for name in broken if name.rsplit(".", 1)[-1] in ("lower", "upper")]
-    others = [name for name in broken if name not in own]
-    faults = [f"{name} is not finite" for name in own[:4] + others[:4]]
-    faults += [
-        f"the gradient of {name} is not finite"
-        for name, parameter in network.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-    ]
+    faults = [f"{name} is not finite" for name in broken]
+    if not broken and (layer := _first_not_finite(network, batch)):
+        faults.append(f"the output of {layer} is not finite")
     if network.quantization is not None:
         faults += [
             f"the bounds of {path} have met ({lower:.3g} to {upper:.3g})"
             for path, (lower, upper) in bounds(network).items()
             if upper <= lower
         ]
-    shown = "; ".join(faults[:8]) or "no parameter is to blame, so look at the images"
-    hidden = len(faults[8:]) + len(broken) - len(own[:4]) - len(others[:4])
-    more = f"; and {hidden} more" if hidden else ""
+    shown = "; ".join(faults[:8]) or "a batch gave values too large to add up, but no parameter is broken yet"
+    more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
     return (
         f"The loss is not finite at step {step}: {shown}{more}. "
         "Start again in another folder, with a lower learning rate or another seed."
     )
+
+
+def _first_not_finite(network: SuperResolutionNetwork, batch: Tensor) -> str | None:
+    """The path of the first module whose output for `batch` holds NaN or infinity, None if there is none."""
+    found: list[str] = []
+
+    def look(path: str, output: object) -> None:
+        tensors = [each for each in (output if isinstance(output, tuple) else (output,)) if isinstance(each, Tensor)]
+        if not found and not all(torch.isfinite(tensor).all() for tensor in tensors):
+            found.append(path)
+
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, path=path: look(path, output))
+        for path, module in network.named_modules()
+        if path
+    ]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(batch.to(network.device))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .networks import SuperResolutionNetwork
-from .quantizers import DualBound
+from .quantizers import METHODS, DualBound, Quantizer
 
 
 def attention(features: Tensor) -> Tensor:
@@ -65,3 +65,60 @@ def block_outputs(network: SuperResolutionNetwork, wanted: bool = True) -> Itera
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Objective(nn.Module):
+    """What one training step minimizes, as a module: a batch in, the loss and its parts out.
+
+    A full-precision network minimizes L1. A student with a `teacher` adds structured knowledge transfer and, if
+    the recipe asks for it, the blocks' relative errors; gates in warm-up add their regularization, and some methods a
+    quantization loss.
+    """
+
+    def __init__(
+        self,
+        network: SuperResolutionNetwork,
+        teacher: SuperResolutionNetwork | None,
+        skt_weight: float,
+        feature_weight: float,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.network, self.teacher = network, teacher
+        self.skt_weight, self.feature_weight = skt_weight, feature_weight
+        self.bf16 = precision == "bf16"
+        method = None if network.quantization is None else METHODS[network.quantization.method]
+        self.quantization_loss_weight = 0.0 if method is None else method.quantization_loss_weight
+
+    def forward(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        """Patches N×3×h×w and N×3×H×W to the weighted sum "loss" and its parts unweighted, in float32."""
+        network, teacher = self.network, self.teacher
+        matching = self.feature_weight > 0
+        with self._autocast(low), block_outputs(network, wanted=matching) as student_blocks:
+            features = network.features(low)
+            sr = network.upsample(features)
+        losses = {"l1": F.l1_loss(sr.float(), high)}
+        loss = losses["l1"]
+        if teacher is not None:
+            with (
+                torch.no_grad(),
+                self._autocast(low),
+                block_outputs(teacher, wanted=matching) as teacher_blocks,
+            ):
+                teacher_features = teacher.features(low)
+            losses["skt"] = structured_knowledge_transfer(features, teacher_features)
+            loss = loss + self.skt_weight * losses["skt"]
+            if matching:
+                losses["features"] = feature_error(student_blocks, teacher_blocks)
+                loss = loss + self.feature_weight * losses["features"]
+        if network.phase == "warm-up":
+            losses["gates"] = gate_regularization(network)
+            loss = loss + losses["gates"]
+        if self.quantization_loss_weight:
+            errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
+            losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
+            loss = loss + self.quantization_loss_weight * losses["quantization"]
+        return {"loss": loss, **losses}
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)

@@ -19,7 +19,8 @@ class Recipe:
     `bound_learning_rate`, which is for what activation quantizers train, their gates excepted. `falling_bits`
     lists (bits, steps) that come before the student's own bit-width. `skt_weight` is for the structured
     knowledge transfer loss, `feature_weight` for matching each block's output. Bounds come from
-    `calibration_batches`; gates warm up for `warmup_steps`, then they are live.
+    `calibration_batches`; gates warm up for `warmup_steps`, then they are live. `fixed_bounds` starts DDTB's bounds at
+    ± a value instead, whatever the data, to see what the initializer is worth.
     """
 
     preset_name: str
@@ -32,6 +33,7 @@ class Recipe:
     calibration_batches: int = 1000
     warmup_steps: int = 4000
     falling_bits: tuple[tuple[int, int], ...] = ()
+    fixed_bounds: float | None = None
     skt_weight: float = 1000.0
     feature_weight: float = 0.0
     validation_images: int = 8
@@ -49,13 +51,19 @@ class Recipe:
         for name, least in counts.items():
             if not _is_count(getattr(self, name), least):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a whole number, at least {least}.")
-        limits = {"learning_rate": 1.0, "bound_learning_rate": 1.0, "skt_weight": math.inf, "feature_weight": math.inf}
+        limits = {
+            "learning_rate": 1.0,
+            "bound_learning_rate": 1.0,
+            "skt_weight": math.inf,
+            "feature_weight": math.inf,
+        }
         for name, limit in limits.items():
             value = getattr(self, name)
             bottom = "more than 0" if name.endswith("rate") else "at least 0"
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not (0 < value < limit or (value == 0 and name.endswith("weight"))):
+            if not _is_number(value) or not (0 < value < limit or (value == 0 and name.endswith("weight"))):
                 raise ValueError(f"{name} is {value!r}, expected {bottom} and less than {limit:g}.")
+        if self.fixed_bounds is not None and not (_is_number(self.fixed_bounds) and 0 < self.fixed_bounds < math.inf):
+            raise ValueError(f"fixed_bounds is {self.fixed_bounds!r}, expected a number above 0, or none.")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}, expected auto, fp32 or bf16.")
         for name in ("compile", "channels_last"):
@@ -182,3 +190,7 @@ class Recipe:
 
 def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

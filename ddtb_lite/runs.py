@@ -11,22 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from . import datasets, uniform
+from . import datasets
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
 from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
-from .evaluation import evaluate
 from .initializer import initialize, initialize_bounds
-from .losses import block_outputs, feature_error, gate_regularization, structured_knowledge_transfer
+from .losses import Objective
 from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
-from .quantizers import METHODS, ActivationQuantizer, Quantizer
+from .quantizers import ActivationQuantizer, DualBound
 from .recipe import Recipe
 from .run_folder import RunState
-
-VALIDATION_PATCHES = 16
+from .validation import Validation, split
 
 
 @dataclass
@@ -65,30 +62,16 @@ class Run:
             if each is not None:
                 each.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if teacher is not None:
-            kinds = [(each.name, each.scale, each.architecture) for each in (teacher, network)]
-            if kinds[0] != kinds[1] or teacher.quantization is not None:
-                width = "" if teacher.quantization is None else f" at {teacher.quantization.bits} bits"
-                raise ValueError(
-                    f"The teacher is {teacher.name} ×{teacher.scale} {teacher.architecture}{width}, the student "
-                    f"{network.name} ×{network.scale} {network.architecture}; expected the full-precision network "
-                    "that the student came from."
-                )
+            _check_teacher(teacher, network)
             teacher.eval()
-        held_out, kept = _split(data, recipe.validation_images)
-        self.held_out = held_out
+        held_out, kept = split(data, recipe.validation_images)
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
         )
-        large = [image for _, image in held_out if min(image.shape[:2]) >= recipe.patch_size + network.scale]
-        patches = PatchSampler(
-            large or [image for _, image in kept], network.scale, recipe.patch_size, seed=0, device=device
-        )
-        self.validation_patches, _ = patches.sample(VALIDATION_PATCHES)
-        self.bits, self.quantization_loss_weight = 32, 0.0
-        if network.quantization is not None:
-            self.bits = network.quantization.bits
-            self.quantization_loss_weight = METHODS[network.quantization.method].quantization_loss_weight
+        self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
+        self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
+        self.objective = Objective(network, teacher, recipe.skt_weight, recipe.feature_weight, self.precision)
         self.identity = {
             "network": network.name,
             "scale": network.scale,
@@ -115,6 +98,7 @@ class Run:
             set_bits(self.network, self.recipe.bits_at(0, self.bits))
             if self.network.phase == "new":
                 initialize(self.network, self._calibration_batches(self.recipe.calibration_batches))
+                self._fix_bounds()
             elif self.network.quantization.bits != self.bits:
                 self._reset_bounds()
         self._make_optimizer()
@@ -165,10 +149,10 @@ class Run:
         self.history = History(**facts["history"])
 
     def check(self) -> None:
-        """Raise `RuntimeError` if a parameter has stopped being finite: such a state is not worth keeping."""
-        finite = [torch.isfinite(parameter).all() for parameter in self.network.parameters()]
-        if not torch.stack(finite).all():
-            raise RuntimeError(explain_divergence(self.network, self.step))
+        """Raise `RuntimeError` if a loss or a parameter has stopped being finite: such a state is not worth keeping."""
+        values = [*self.sums.values(), *self.network.parameters()]
+        if not torch.stack([torch.isfinite(value).all() for value in values]).all():
+            raise RuntimeError(explain_divergence(self.network, self.step, self.validation.patches))
 
     def finish(self) -> None:
         """Put the best weights into the network."""
@@ -183,10 +167,10 @@ class Run:
         started = time.perf_counter()
         self._prepare()
         self.network.train()
-        low, high = self.sampler.sample(self.recipe.batch_size)
-        losses = self._losses(low, high)
+        losses = self.objective(*self.sampler.sample(self.recipe.batch_size))
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        self._discard_if_not_finite(losses["loss"])
         self.optimizer.step()
         with torch.no_grad():
             for name, value in losses.items():
@@ -197,45 +181,28 @@ class Run:
 
     def _prepare(self) -> None:
         """Bit-width, phase and learning rates of this step."""
-        weights, bounds = self.recipe.learning_rates_at(self.step)
-        for group, rate in zip(self.optimizer.param_groups, (weights, bounds), strict=True):
+        if self.network.quantization is not None:
+            bits = self.recipe.bits_at(self.step, self.bits)
+            if bits != self.network.quantization.bits:
+                self.check()
+                set_bits(self.network, bits)
+                self._reset_bounds()
+                # Gradients grow when levels get fewer: steps scaled by the earlier, smaller ones would be far too long.
+                self._make_optimizer()
+            if bits == self.bits and gated_paths(self.network):
+                since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
+                set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
+        rates = self.recipe.learning_rates_at(self.step)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        if self.network.quantization is None:
-            return
-        bits = self.recipe.bits_at(self.step, self.bits)
-        if bits != self.network.quantization.bits:
-            set_bits(self.network, bits)
-            self._reset_bounds()
-        if bits == self.bits and gated_paths(self.network):
-            since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
-            set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
 
-    def _losses(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        """The weighted sum under "loss", and its parts unweighted, all in float32."""
-        recipe, network, teacher = self.recipe, self.network, self.teacher
-        matching = recipe.feature_weight > 0
-        with self._autocast():
-            with block_outputs(network, wanted=matching) as student_blocks:
-                features = network.features(low)
-            sr = network.upsample(features)
-        losses = {"l1": F.l1_loss(sr.float(), high)}
-        loss = losses["l1"]
-        if teacher is not None:
-            with torch.no_grad(), self._autocast(), block_outputs(teacher, matching) as teacher_blocks:
-                teacher_features = teacher.features(low)
-            losses["skt"] = structured_knowledge_transfer(features, teacher_features)
-            loss = loss + recipe.skt_weight * losses["skt"]
-            if matching:
-                losses["features"] = feature_error(student_blocks, teacher_blocks)
-                loss = loss + recipe.feature_weight * losses["features"]
-        if network.phase == "warm-up":
-            losses["gates"] = gate_regularization(network)
-            loss = loss + losses["gates"]
-        if self.quantization_loss_weight:
-            errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
-            losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
-            loss = loss + self.quantization_loss_weight * losses["quantization"]
-        return {"loss": loss, **losses}
+    def _discard_if_not_finite(self, loss: Tensor) -> None:
+        """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
+        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
+        size = torch.stack(torch._foreach_norm([loss.detach(), *gradients])).sum()
+        finite = torch.isfinite(size)
+        for gradient in gradients:
+            gradient.copy_(torch.where(finite, gradient, 0))
 
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.
@@ -247,24 +214,25 @@ class Run:
         row["phase"] = self.network.phase if quantization else "full precision"
         row |= {name: total.item() / self.summed for name, total in self.sums.items()}
         if not math.isfinite(row["loss"]):
-            raise RuntimeError(explain_divergence(self.network, self.step))
+            raise RuntimeError(explain_divergence(self.network, self.step, self.validation.patches))
         self.sums, self.summed = {}, 0
         self.history.rows.append(row)
         if not validate:
             return False
         started = time.perf_counter()
-        if self.held_out:
-            row["psnr"] = evaluate(self.network, self.held_out, device=self.device, progress=False).psnr
+        psnr = self.validation.psnr(self.network)
+        if psnr is not None:
+            row["psnr"] = psnr
         if quantization is not None:
             self.history.bounds.append({"step": self.step, "bounds": bounds(self.network)})
         if self.teacher is not None:
-            row["feature_error"] = self._validation_feature_error()
+            row["feature_error"] = self.validation.feature_error(self.network, self.teacher)
         self.history.seconds += time.perf_counter() - started
         # What is at another bit-width, or whose gates are not live yet, is not what was asked for.
         finished = quantization is None or (quantization.bits == self.bits and self.network.phase != "warm-up")
-        if not finished or (self.held_out and row["psnr"] <= self.history.best_psnr):
+        if not finished or (psnr is not None and psnr <= self.history.best_psnr):
             return False
-        self.history.best_step, self.history.best_psnr = self.step, row.get("psnr", -math.inf)
+        self.history.best_step, self.history.best_psnr = self.step, -math.inf if psnr is None else psnr
         self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         return True
 
@@ -275,16 +243,6 @@ class Run:
         if self.history.best_step is not None:
             shown["best"] = f"{self.history.best_psnr:.2f} dB"
         return shown
-
-    def _validation_feature_error(self) -> float:
-        assert self.teacher is not None
-        self.network.eval()
-        with torch.no_grad(), uniform.compiled(False):
-            with block_outputs(self.network) as student_blocks:
-                self.network.features(self.validation_patches)
-            with block_outputs(self.teacher) as teacher_blocks:
-                self.teacher.features(self.validation_patches)
-        return feature_error(student_blocks, teacher_blocks).item()
 
     def _make_optimizer(self) -> None:
         own = activation_bounds(self.network)
@@ -299,13 +257,19 @@ class Run:
         wanted = max(quantizer.calibration_batches for quantizer in activation_quantizers(self.network).values())
         self.network.eval()
         initialize_bounds(self.network, self._calibration_batches(min(wanted, self.recipe.calibration_batches)))
+        self._fix_bounds()
+
+    def _fix_bounds(self) -> None:
+        """Start DDTB's bounds at a fixed value instead, if the recipe says so."""
+        if self.recipe.fixed_bounds is not None:
+            for quantizer in activation_quantizers(self.network).values():
+                if isinstance(quantizer, DualBound):
+                    quantizer.upper.data.fill_(self.recipe.fixed_bounds)
+                    quantizer.lower.data.fill_(-self.recipe.fixed_bounds)
 
     def _calibration_batches(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
             yield self.sampler.sample(self.recipe.batch_size)[0]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def activation_bounds(network: SuperResolutionNetwork) -> list[nn.Parameter]:
@@ -319,14 +283,15 @@ def activation_bounds(network: SuperResolutionNetwork) -> list[nn.Parameter]:
     ]
 
 
-def _split(
-    data: list[tuple[str, np.ndarray]], count: int
-) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-    """(held out, kept): `count` images at equal distances in the list, at most half of it."""
-    count = min(count, len(data) // 2)
-    chosen = {int((index + 0.5) * len(data) / count) for index in range(count)}
-    held_out = [image for index, image in enumerate(data) if index in chosen]
-    return held_out, [image for index, image in enumerate(data) if index not in chosen]
+def _check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetwork) -> None:
+    kinds = [(each.name, each.scale, each.architecture) for each in (teacher, network)]
+    if kinds[0] != kinds[1] or teacher.quantization is not None:
+        width = "" if teacher.quantization is None else f" at {teacher.quantization.bits} bits"
+        raise ValueError(
+            f"The teacher is {teacher.name} ×{teacher.scale} {teacher.architecture}{width}, the student "
+            f"{network.name} ×{network.scale} {network.architecture}; expected the full-precision network "
+            "that the student came from."
+        )
 
 
 def _digest(network: SuperResolutionNetwork) -> str:

@@ -73,7 +73,7 @@ def test_divergence_names_the_layer(network, batch) -> None:
     with torch.no_grad():
         student.body[1].body[0].weight[0, 0, 0, 0] = float("nan")
         activation_quantizers(student)["body.0.hidden"].upper.fill_(-100.0)
-    message = diagnostics.explain_divergence(student, 7)
+    message = diagnostics.explain_divergence(student, 7, batch)
     assert "step 7" in message and "body.1.body.0.weight is not finite" in message
     assert "the bounds of body.0.hidden have met" in message
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddtb_lite import Recipe, build, evaluate, files, images, initialize, load, quantize, runs, save, train
+from ddtb_lite import Recipe, build, evaluate, files, images, initialize, load, quantize, save, train, validation
 from ddtb_lite.__main__ import main
 from ddtb_lite.conversion import activation_quantizers, gated_paths, quantized_convolutions
 from ddtb_lite.networks import SuperResolutionNetwork
@@ -202,7 +202,7 @@ def test_gates_warm_up_without_effect_and_then_work() -> None:
     quantizer = activation_quantizers(run.network)[gated]
     assert isinstance(quantizer, DualBound) and quantizer.gate is not None
     before = quantizer.gate.expand.weight.clone()
-    picture = run.validation_patches
+    picture = run.validation.patches
     for _ in range(2):
         run.advance()
     assert run.network.phase == "warm-up" and not torch.equal(quantizer.gate.expand.weight, before)
@@ -380,11 +380,11 @@ def test_validation_images_are_not_trained_on() -> None:
     """Each image has one color of its own, so that a patch tells where it comes from."""
     data = [(str(index), np.full((40, 40, 3), 20 * index, np.uint8)) for index in range(10)]
     run = Run(full_precision(), None, PLAIN.override(validation_images=3), data, 0, torch.device("cpu"))
-    held_out = {name for name, _ in run.held_out}
+    held_out = {name for name, _ in run.validation.held_out}
     assert held_out == {"1", "5", "8"}  # at equal distances
     drawn = {str(int(value) // 20) for value in run.sampler.sample(400)[1].amax((1, 2, 3)).tolist()}
     assert drawn == {str(index) for index in range(10)} - held_out
-    validated = {str(int(value) // 20) for value in run.validation_patches.amax((1, 2, 3)).round().tolist()}
+    validated = {str(int(value) // 20) for value in run.validation.patches.amax((1, 2, 3)).round().tolist()}
     assert validated <= held_out
 
 
@@ -392,7 +392,7 @@ def test_validation_images_are_not_trained_on() -> None:
 def test_at_most_half_of_the_images_is_held_out(wanted: int, got: int) -> None:
     data = [(str(index), picture(index)) for index in range(10)]
     run = Run(full_precision(), None, PLAIN.override(validation_images=wanted), data, 0, torch.device("cpu"))
-    assert len(run.held_out) == got and len(run.sampler) == 10 - got
+    assert len(run.validation.held_out) == got and len(run.sampler) == 10 - got
 
 
 def test_a_single_image_trains_without_scores() -> None:
@@ -417,7 +417,7 @@ class Scripted:
 
 def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Scripted([20, 30, 25, 30, 10])
-    monkeypatch.setattr(runs, "evaluate", script)
+    monkeypatch.setattr(validation, "evaluate", script)
     network = full_precision()
     history = train(network, DATA, PLAIN.override(validate_every=2), out=tmp_path, progress=False, device="cpu")
     assert (history.best_step, history.best_psnr) == (4, 30)
@@ -429,7 +429,7 @@ def test_the_best_weights_are_those_of_the_best_validation(tmp_path: Path, monke
 def test_only_a_finished_student_can_be_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 2 and 4 are at 4 and 3 bits, 6 is in warm-up; 8 and 10 are what was asked for."""
     script = Scripted([50, 40, 35, 21, 20])
-    monkeypatch.setattr(runs, "evaluate", script)
+    monkeypatch.setattr(validation, "evaluate", script)
     network = student()
     recipe = RECIPE.override(validate_every=2)
     history = train(network, DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
@@ -811,7 +811,7 @@ def test_a_loss_that_is_not_finite_names_the_layer(layer: str, monkeypatch: pyte
             dict(run.network.named_parameters())[layer].data.fill_(math.nan)
 
     after_each_step(monkeypatch, spoil)
-    with pytest.raises(RuntimeError, match=f"The loss is not finite at step 4: .*{layer} is not finite"):
+    with pytest.raises(RuntimeError, match=f"The loss is not finite at step 3: {layer} is not finite. Start"):
         train(student(), DATA, RECIPE, teacher=full_precision(), progress=False, device="cpu")
 
 
@@ -918,3 +918,28 @@ def test_an_initialized_student_starts_at_the_falling_bits(method: str) -> None:
     for name in expected:
         if not name.startswith("gate."):
             torch.testing.assert_close(got[name], expected[name])
+
+
+def test_a_first_bad_step_is_kept_out_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One NaN would reach every weight by the next step; so the message could only name them all."""
+
+    def spoil(run: Run) -> None:
+        if run.step == 1:
+            run.network.head[0].register_forward_hook(lambda *_: torch.tensor(math.nan) * _[2])  # type: ignore[index, operator, union-attr]
+
+    after_each_step(monkeypatch, spoil)
+    network = full_precision()
+    with pytest.raises(RuntimeError, match=r"not finite at step \d: the output of head.0 is not finite\. Start"):
+        train(network, DATA, PLAIN, progress=False, device="cpu")
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_bounds_can_start_at_a_fixed_value() -> None:
+    run = run_of(student(), full_precision(), RECIPE.override(fixed_bounds=7.0))
+    run.begin()
+    for step in (0, 3):  # the first step at 4 bits, and at 3, where bounds start again
+        run.step = step
+        run._prepare()
+        for quantizer in activation_quantizers(run.network).values():
+            assert isinstance(quantizer, DualBound)
+            assert (quantizer.lower.item(), quantizer.upper.item()) == (-7.0, 7.0)
