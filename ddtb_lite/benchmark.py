@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from . import devices, uniform
 from .conversion import quantize
-from .networks import build
-from .quantizers import dual_bound
+from .naive import naive_quantizer
+from .networks import SuperResolutionNetwork, build
 from .recipe import Recipe
 from .runs import Run
 
@@ -48,8 +48,8 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
     with_teacher = _student_step(place, batch_size, teacher=True)
     without_teacher = _student_step(place, batch_size, teacher=False)
     with uniform.compiled():
-        times = _median_seconds([plain, with_teacher, without_teacher], place)
-        quantizer, relu = _median_seconds(_elementwise(place, batch_size), place, repeats=15)
+        times = median_seconds([plain, with_teacher, without_teacher], place)
+        quantizer, relu = median_seconds(_elementwise(place, batch_size), place, repeats=15)
     size = f"batch {batch_size}, 48×48 patches"
     precision = _precision_of(place)
     return {
@@ -79,22 +79,32 @@ def _plain_step(device: torch.device, batch_size: int) -> Callable[[], None]:
     return step
 
 
-def _run(device: torch.device, batch_size: int, teacher: bool) -> Run:
-    """A run whose student is initialized and whose gates are live, on an image of noise."""
-    torch.manual_seed(0)
-    network = build("edsr", SCALE)
+def student_run(
+    network: SuperResolutionNetwork,
+    low_resolution_patch: int,
+    batch_size: int,
+    device: torch.device,
+    teacher: bool = True,
+) -> Run:
+    """A run by the paper's recipe of a network's 2-bit student, initialized, its gates live, on an image of noise."""
     student = quantize(network, "ddtb", 2)
+    side = network.scale * low_resolution_patch
     recipe = Recipe.preset("paper", student).override(
+        patch_size=side,
         batch_size=batch_size,
         calibration_batches=1,
         warmup_steps=0,
         validation_images=0,
     )
-    side = SCALE * LOW_RESOLUTION_PATCH
     noise = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), dtype=np.uint8)
     run = Run(student, network if teacher else None, recipe, [("noise", noise)], 0, device)
     run.begin()
     return run
+
+
+def _run(device: torch.device, batch_size: int, teacher: bool) -> Run:
+    torch.manual_seed(0)
+    return student_run(build("edsr", SCALE), LOW_RESOLUTION_PATCH, batch_size, device, teacher)
 
 
 def _student_step(device: torch.device, batch_size: int, teacher: bool) -> Callable[[], None]:
@@ -119,8 +129,8 @@ def _elementwise(device: torch.device, batch_size: int) -> list[Callable[[], Non
     ]
 
 
-def _median_seconds(
-    functions: list[Callable[[], None]], device: torch.device, repeats: int = REPEATS
+def median_seconds(
+    functions: Sequence[Callable[[], object]], device: torch.device, repeats: int = REPEATS
 ) -> list[float]:
     """Median time of each, taken in turns, so that a slow spell of the machine meets all of them."""
     times: list[list[float]] = [[] for _ in functions]
@@ -166,7 +176,7 @@ def step_memory(device: str, version: str, batch_size: int = 4) -> int:
     """
     place = torch.device(device)
     run = _run(place, batch_size, teacher=True)
-    with uniform.compiled(version == "ours"), _naive_quantizer() if version == "naive" else contextlib.nullcontext():
+    with uniform.compiled(version == "ours"), naive_quantizer() if version == "naive" else contextlib.nullcontext():
         if place.type == "cuda":
             run.advance()
             torch.cuda.reset_peak_memory_stats(place)
@@ -190,28 +200,6 @@ def _process_bytes(quantity: str) -> int:
     except FileNotFoundError:
         raise RuntimeError("Peak memory on a CPU is read from /proc, which only Linux has.") from None
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{quantity}:"))
-
-
-@contextlib.contextmanager
-def _naive_quantizer() -> Iterator[None]:
-    """Inside, DDTB's quantizer is the formulas of section 2, one recorded operation after the other."""
-
-    def straight_through_round(x: Tensor) -> Tensor:
-        return x + (x.round() - x).detach()
-
-    def naive(x: Tensor, lower: Tensor, upper: Tensor, bits: int, clamp: bool = True) -> Tensor:
-        steps_per_unit = (2**bits - 1) / (upper - lower)
-        offset = straight_through_round(steps_per_unit * lower) + 2 ** (bits - 1)
-        clipped = torch.minimum(torch.maximum(x, lower), upper)
-        code = straight_through_round(steps_per_unit * clipped - offset)
-        return (code + offset) / steps_per_unit
-
-    fused = dual_bound.fake_quantize
-    dual_bound.fake_quantize = naive
-    try:
-        yield
-    finally:
-        dual_bound.fake_quantize = fused
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ddtb_lite import benchmark, networks, uniform
-from ddtb_lite.benchmark import _median_seconds, _memory_ratio, _naive_quantizer, _run
+from ddtb_lite.benchmark import _memory_ratio, _run, median_seconds
 from ddtb_lite.conversion import gated_paths
+from ddtb_lite.naive import naive_quantizer
 from ddtb_lite.quantizers import DualBound, dual_bound
 
 torch.set_num_threads(1)
@@ -80,13 +81,13 @@ def test_medians_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     # The first call of each, which may compile, does not count.
     functions = [takes("a", [100, 1, 9, 2]), takes("b", [200, 5, 5, 6])]
-    assert _median_seconds(functions, torch.device("cpu"), repeats=3) == [2, 5]
+    assert median_seconds(functions, torch.device("cpu"), repeats=3) == [2, 5]
     assert "".join(calls) == "abababab"
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("shape", [(), (3, 1, 1, 1)])
-def test_the_naive_quantizer_computes_the_same(bits: int, shape: tuple[int, ...]) -> None:
+def test_thenaive_quantizer_computes_the_same(bits: int, shape: tuple[int, ...]) -> None:
     """Values and all three gradients, with scalar bounds and with one pair for each image."""
     torch.manual_seed(bits)
     fused = dual_bound.fake_quantize
@@ -96,7 +97,7 @@ def test_the_naive_quantizer_computes_the_same(bits: int, shape: tuple[int, ...]
         upper = 0.5 + 2 * torch.rand(shape, dtype=torch.float64)
         weight = torch.randn_like(x)
         outcomes: list[list[Tensor]] = []
-        with _naive_quantizer():
+        with naive_quantizer():
             naive = dual_bound.fake_quantize
         for function in (fused, naive):
             leaves = [each.clone().requires_grad_() for each in (x, lower, upper)]
@@ -109,17 +110,17 @@ def test_the_naive_quantizer_computes_the_same(bits: int, shape: tuple[int, ...]
     assert naive is not fused and dual_bound.fake_quantize is fused is uniform.fake_quantize
 
 
-def test_the_naive_quantizer_reaches_the_student() -> None:
+def test_thenaive_quantizer_reaches_the_student() -> None:
     quantizer = DualBound(2)
     x = torch.randn(2, 3, 8, 8)
     quantizer.initialize(x, 99)
     expected = quantizer(x)
-    with _naive_quantizer():
+    with naive_quantizer():
         result = quantizer(x)
     torch.testing.assert_close(result, expected)
     names = [type(each.grad_fn).__name__ for each in (expected, result)]
     assert "FakeQuantize" in names[0] and "FakeQuantize" not in names[1]
-    with pytest.raises(RuntimeError, match="inside"), _naive_quantizer():
+    with pytest.raises(RuntimeError, match="inside"), naive_quantizer():
         raise RuntimeError("inside")
     assert dual_bound.fake_quantize is uniform.fake_quantize
 

@@ -1,0 +1,72 @@
+"""When a step is called, recorded and replayed; what only a CUDA device can do stands behind a recorder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ddtb_lite.graphs import EAGER_STEPS, Outputs, StepGraph, recorder_for
+
+
+class FakeRecorder:
+    """Like a CUDA graph: recording runs nothing on the device, a replay writes into the recorded outputs."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.recorded = self.eager = 0
+
+    def eagerly(self, step: Callable[[], Outputs]) -> Outputs:
+        self.eager += 1
+        return step()
+
+    def record(self, step: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        self.recorded += 1
+        outputs: Outputs = {"loss": torch.zeros(())}
+        return lambda: outputs["loss"].copy_(step()["loss"]), outputs
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self) -> Outputs:
+        self.steps += 1
+        return {"loss": torch.tensor(float(self.steps))}
+
+
+@pytest.mark.parametrize("recorder", [None, FakeRecorder(), FakeRecorder(fails=True)])
+def test_every_call_is_one_step(recorder: FakeRecorder | None) -> None:
+    graph, counter = StepGraph(recorder), Counter()
+    seen = [graph(counter.step, "warm-up")["loss"].item() for _ in range(6)]
+    seen += [graph(counter.step, "live")["loss"].item() for _ in range(6)]
+    assert seen == list(range(1, 13)) and counter.steps == 12
+
+
+def test_each_situation_is_recorded_once_after_a_few_eager_steps() -> None:
+    recorder, counter = FakeRecorder(), Counter()
+    graph = StepGraph(recorder)
+    for situation in ("warm-up", "live"):
+        for _ in range(EAGER_STEPS + 4):
+            graph(counter.step, situation)
+    assert (recorder.recorded, recorder.eager) == (2, 2 * EAGER_STEPS)
+
+
+def test_a_step_that_cannot_be_recorded_is_logged_once_and_called(caplog: pytest.LogCaptureFixture) -> None:
+    graph, counter = StepGraph(FakeRecorder(fails=True)), Counter()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(10):
+            graph(counter.step, "live")
+    assert counter.steps == 10
+    assert [record.getMessage() for record in caplog.records] == [
+        "The training step runs without a CUDA graph: operation not permitted when stream is capturing"
+    ]
+
+
+def test_a_cpu_records_nothing() -> None:
+    assert recorder_for(torch.device("cpu"), []) is None
