@@ -151,9 +151,9 @@ class Recipe:
         if not quantized:
             return baseline
         assert network.quantization is not None
-        # Tuned with DDTB on held-out training images, the same for every method. The rate halves as the bit-width falls: at 2
-        # bits 5e-4 undoes more than it teaches. From a student at 3 bits the blocks' relative error rose from 0.87
-        # to 1.56 within 75 steps at 5e-4, and fell to 0.80 in 100 at 1e-4. The bounds' rate made next to no difference.
+        # Tuned with DDTB on held-out training images, the same for every method. The rate halves as the bit-width
+        # falls: at 2 bits 5e-4 undoes more than it teaches. From a student at 3 bits the blocks' relative error rose
+        # from 0.87 to 1.56 within 75 steps at 5e-4, and fell to 0.80 in 100 at 1e-4. The bounds' rate mattered little.
         return replace(
             baseline,
             steps=600,
