@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import checkpoints, comparison, datasets, images, results
+from ddtb_lite import checkpoints, comparison, datasets, distributed, images, results
 from ddtb_lite.benchmark import benchmark
 from ddtb_lite.conversion import attach_gates
 from ddtb_lite.files import atomic_write
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(str(stopped) or "Stopped.", file=sys.stderr)
+        if distributed.rank() == 0:
+            print(str(stopped) or "Stopped.", file=sys.stderr)
         return 130
     return 0
 
@@ -199,6 +200,8 @@ def _train(options: argparse.Namespace) -> None:
     history = ddtb.train(
         network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
     )
+    if distributed.rank() > 0:
+        return  # process 0 scores and writes
     command = _command(options)
     config = {
         "model": network.name,
@@ -210,6 +213,7 @@ def _train(options: argparse.Namespace) -> None:
         "teacher": options.teacher,
         "start": options.start,
         "best_step": history.best_step,
+        "processes": distributed.launched(),
     }
     # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
     checkpoint = out / f"{out.name}.safetensors"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import distributed
 from .networks.base import check_variant
 from .uniform import check_bits, fake_quantize, fake_quantize_steps
 
@@ -37,7 +38,7 @@ class DynamicGate(nn.Module):
         self.bits = bits
         self.variant = variant
         self.reduce = nn.Conv2d(channels, HIDDEN_CHANNELS, 1, bias=False)
-        self.norm = nn.BatchNorm2d(HIDDEN_CHANNELS)
+        self.norm = distributed.BatchNorm2d(HIDDEN_CHANNELS)
         self.expand = nn.Conv2d(HIDDEN_CHANNELS, 2, 1, bias=False)
         self.logits: Tensor | None = None
 
@@ -45,7 +46,7 @@ class DynamicGate(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.reduce.in_channels:
             shape = "×".join(map(str, x.shape))
             raise ValueError(f"The gate got a tensor {shape}, expected N×{self.reduce.in_channels}×H×W.")
-        if self.training and x.shape[0] < 2:
+        if self.training and x.shape[0] * distributed.world_size() < 2:
             raise ValueError("A gate got one image, expected at least two: in training, batch norm compares images.")
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.norm.weight.dtype).mean(dim=(2, 3), keepdim=True)
@@ -59,7 +60,10 @@ class DynamicGate(nn.Module):
         """Asymmetric min-max quantization of a small N×C×1×1 tensor."""
         if self.variant == "official":
             x = x.detach()
-            return fake_quantize(x, x.min(), x.max(), self.bits, clamp=False)
+            lower, upper = torch.aminmax(x)
+            if self.training:
+                lower, upper = distributed.extremes(lower, upper)
+            return fake_quantize(x, lower, upper, self.bits, clamp=False)
         values = x.detach()
         lower, upper = values.amin(dim=(1, 2, 3), keepdim=True), values.amax(dim=(1, 2, 3), keepdim=True)
         return fake_quantize(x, lower, upper, self.bits)

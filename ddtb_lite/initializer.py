@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from . import distributed
 from .conversion import (
     activation_quantizers,
     attach_gates,
@@ -45,6 +46,9 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
         if METHODS[quantization.method].gated:
             everything = itertools.chain(first, (_checked(batch) for batch in stream))
             intensity = dynamic_intensity(student, everything)
+            # Every process has seen all batches, but no two devices need round alike, and the choice must be one.
+            agreed = distributed.mean(torch.tensor(list(intensity.values()), dtype=torch.float64))
+            intensity = dict(zip(intensity, agreed.tolist(), strict=True))
             student.dynamic_intensity = intensity
             count = int(quantization.gate_ratio * len(quantizers))
             attach_gates(student, sorted(intensity, key=lambda path: -intensity[path])[:count])

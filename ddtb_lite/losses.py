@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import distributed
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS, DualBound, Quantizer
 
@@ -39,9 +40,13 @@ def gate_regularization(network: SuperResolutionNetwork) -> Tensor:
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖student − teacher‖² / ‖teacher‖², a 0-d tensor: 0 is a perfect copy, 1 as good as nothing."""
+    """‖student − teacher‖² / ‖teacher‖², a 0-d tensor: 0 is a perfect copy, 1 as good as nothing.
+
+    Where processes share a batch, the teacher's norm is that of the whole batch, so that the mean over processes is
+    the batch's error.
+    """
     teacher = teacher.float()
-    return (student.float() - teacher).pow(2).sum() / teacher.pow(2).sum().clamp(min=1e-12)
+    return (student.float() - teacher).pow(2).sum() / distributed.mean(teacher.pow(2).sum()).clamp(min=1e-12)
 
 
 def feature_error(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -119,6 +124,17 @@ class Objective(nn.Module):
             losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
             loss = loss + self.quantization_loss_weight * losses["quantization"]
         return {"loss": loss, **losses}
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Those that get no gradient in the network's present phase: the teacher's, and what rests in gates."""
+        idle = [] if self.teacher is None else list(self.teacher.parameters())
+        for module in self.network.modules():
+            if isinstance(module, DualBound) and module.gate is not None:
+                if module.gate_phase == "bypassed":
+                    idle += module.gate.parameters()
+                elif module.gate.variant == "official":  # no gradient passes its inner quantizers
+                    idle += [*module.gate.reduce.parameters(), *module.gate.norm.parameters()]
+        return idle
 
     def _autocast(self, x: Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)

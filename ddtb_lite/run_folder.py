@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from . import datasets, distributed
 from .files import atomic_write
+from .networks import SuperResolutionNetwork
+from .recipe import Recipe
+
+
+def identity(
+    network: SuperResolutionNetwork,
+    teacher: SuperResolutionNetwork | None,
+    recipe: Recipe,
+    data: list[tuple[str, np.ndarray]],
+    seed: int,
+) -> dict:
+    """What makes a run this run and no other: everything that its result depends on, weights and images as digests."""
+    return {
+        "network": network.name,
+        "scale": network.scale,
+        "architecture": network.architecture,
+        "quantization": None if network.quantization is None else vars(network.quantization),
+        "weights": _digest(network),
+        "teacher": None if teacher is None else _digest(teacher),
+        "recipe": vars(recipe),
+        "seed": seed,
+        "data": datasets.fingerprint(data),
+    }
+
+
+def _digest(network: SuperResolutionNetwork) -> str:
+    """SHA-256 of all that a network's state dict holds."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -29,7 +64,7 @@ class RunState:
 
 
 class RunFolder:
-    """Writes are atomic: a process killed at any moment leaves the previous files whole.
+    """Writes are atomic: a process killed at any moment leaves the previous files whole. Only process 0 writes.
 
     `identity` says what is being trained; a folder that holds another run is refused with `ValueError`, an
     unreadable state with `RuntimeError`.
@@ -43,13 +78,12 @@ class RunFolder:
         for name in ("state.safetensors", "best.safetensors", "log.csv"):
             # What a killed process was writing is as large as a state and of no use.
             for remains in path.glob(f".{name}.*.tmp"):
-                remains.unlink()
+                remains.unlink(missing_ok=True)  # all processes clear away
 
     def write_state(self, state: RunState) -> None:
         """Replace the state that `read_state` returns."""
         facts = json.dumps({"identity": self.identity, **state.facts})
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-        atomic_write(self.path / "state.safetensors", safetensors.torch.save(tensors, {"run": facts}))
+        self._write("state.safetensors", lambda: _serialized(state.tensors, {"run": facts}))
 
     def read_state(self) -> RunState | None:
         """The last state written, or None in a new folder."""
@@ -74,8 +108,7 @@ class RunFolder:
 
     def write_best(self, weights: dict[str, Tensor]) -> None:
         """Keep the weights that scored best so far as a plain state dict."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        atomic_write(self.path / "best.safetensors", safetensors.torch.save(tensors))
+        self._write("best.safetensors", lambda: _serialized(weights))
 
     def write_log(self, rows: list[dict]) -> None:
         """All rows as `log.csv`, one column for each quantity that any row has."""
@@ -84,4 +117,13 @@ class RunFolder:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(rows)
-        atomic_write(self.path / "log.csv", text.getvalue().encode())
+        self._write("log.csv", lambda: text.getvalue().encode())
+
+    def _write(self, name: str, content: Callable[[], bytes]) -> None:
+        if distributed.rank() == 0:
+            atomic_write(self.path / name, content())
+
+
+def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return safetensors.torch.save(tensors, metadata)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import datasets
+from . import distributed
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
 from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
@@ -22,7 +21,7 @@ from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
 from .quantizers import ActivationQuantizer, DualBound
 from .recipe import Recipe
-from .run_folder import RunState
+from .run_folder import RunState, identity
 from .validation import Validation, split
 
 
@@ -56,6 +55,7 @@ class Run:
         seed: int,
         device: torch.device,
     ) -> None:
+        distributed.check_divisible(recipe.batch_size)
         self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
         memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         for each in (network, teacher):
@@ -72,17 +72,7 @@ class Run:
         self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
         self.objective = Objective(network, teacher, recipe.skt_weight, recipe.feature_weight, self.precision)
-        self.identity = {
-            "network": network.name,
-            "scale": network.scale,
-            "architecture": network.architecture,
-            "quantization": None if network.quantization is None else vars(network.quantization),
-            "weights": _digest(network),
-            "teacher": None if teacher is None else _digest(teacher),
-            "recipe": vars(recipe),
-            "seed": seed,
-            "data": datasets.fingerprint(data),
-        }
+        self.identity = identity(network, teacher, recipe, data, seed)
         self.step = 0
         self.history = History()
         self.sums: dict[str, Tensor] = {}
@@ -167,14 +157,15 @@ class Run:
         started = time.perf_counter()
         self._prepare()
         self.network.train()
-        losses = self.objective(*self.sampler.sample(self.recipe.batch_size))
+        batch = self.sampler.sample(self.recipe.batch_size)
+        losses = self.parallel_objective(*(distributed.share(patches) for patches in batch))
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        self._discard_if_not_finite(losses["loss"])
+        values = distributed.mean(torch.stack(list(losses.values())).detach())
+        self._discard_if_not_finite(values[0])
         self.optimizer.step()
-        with torch.no_grad():
-            for name, value in losses.items():
-                self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        for name, value in zip(losses, values, strict=True):
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
         self.summed += 1
         self.step += 1
         self.history.seconds += time.perf_counter() - started
@@ -191,7 +182,10 @@ class Run:
                 self._make_optimizer()
             if bits == self.bits and gated_paths(self.network):
                 since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
-                set_phase(self.network, "warm-up" if since < self.recipe.warmup_steps else "live")
+                phase = "warm-up" if since < self.recipe.warmup_steps else "live"
+                if phase != self.network.phase:
+                    set_phase(self.network, phase)
+                    self._share_objective()
         rates = self.recipe.learning_rates_at(self.step)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -199,7 +193,7 @@ class Run:
     def _discard_if_not_finite(self, loss: Tensor) -> None:
         """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
         gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
-        size = torch.stack(torch._foreach_norm([loss.detach(), *gradients])).sum()
+        size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
         finite = torch.isfinite(size)
         for gradient in gradients:
             gradient.copy_(torch.where(finite, gradient, 0))
@@ -251,6 +245,11 @@ class Run:
         groups = [{"params": weights}, {"params": own}]
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
+        self._share_objective()
+
+    def _share_objective(self) -> None:
+        """Let processes share the objective; due again whenever other parameters get gradients."""
+        self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
 
     def _reset_bounds(self) -> None:
         """Start the bounds again from the data, after a change of bit-width."""
@@ -292,11 +291,3 @@ def _check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetw
             f"{network.name} ×{network.scale} {network.architecture}; expected the full-precision network "
             "that the student came from."
         )
-
-
-def _digest(network: SuperResolutionNetwork) -> str:
-    """SHA-256 of all that a network's state dict holds."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

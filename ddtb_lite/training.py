@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import datasets, devices, uniform
+from . import datasets, distributed, uniform
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
 from .recipe import Recipe
@@ -44,8 +44,12 @@ def train(
     folder goes on where the run was cut off, and on a CPU ends bit-identical to one that never was. SIGTERM and
     Ctrl-C save the state before they end the run.
 
+    Started by `torchrun --nproc-per-node N`, N processes share each batch, on GPUs one each. They train what one
+    process trains, up to the order of sums in floating point, and may continue its run, as it may continue theirs.
+    `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
+
     Raises `ValueError` for data or networks that do not fit, and `RuntimeError`, naming the layers that went
-    wrong, if the loss stops being finite.
+    wrong, if the loss stops being finite, or if another process dies.
     """
     if isinstance(recipe, str):
         recipe = Recipe.preset(recipe, network)
@@ -54,39 +58,48 @@ def train(
             "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
             "Continue its run folder, or quantize the full-precision network again."
         )
-    run = Run(network, teacher, recipe, training_images(data), seed, devices.resolve(device))
-    folder = None if out is None else RunFolder(Path(out), run.identity)
-    with uniform.compiled(recipe.compile), _stop_requests() as stop:
-        state = folder.read_state() if folder else None
-        if state is None:
-            run.begin()
-        else:
-            run.restore(state)
-        shown = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=None if progress else True)
-        with shown as bar:
-            while run.step < recipe.steps:
-                run.advance()
-                bar.update()
-                last = run.step == recipe.steps
-                if last or run.step % recipe.validate_every == 0:
-                    improved = run.log(validate=True)
-                    if folder and improved:
-                        folder.write_best(run.best_weights)
-                elif run.step % LOG_EVERY == 0:
-                    run.log(validate=False)
-                if folder and (last or run.step % recipe.save_every == 0 or stop.is_set()):
-                    run.check()
-                    folder.write_state(run.state())
-                    folder.write_log(run.history.rows)
-                if run.history.rows:
-                    bar.set_postfix(run.summary(), refresh=False)
-                if stop.is_set() and not last:
-                    where = f" The same call continues from {out}." if folder else ""
-                    raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
-    if folder:
-        folder.write_log(run.history.rows)
+    with distributed.started(device) as own_device:
+        run = Run(network, teacher, recipe, training_images(data), seed, own_device)
+        folder = None if out is None else RunFolder(Path(out), run.identity)
+        with uniform.compiled(recipe.compile), _stop_requests() as stop:
+            _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
     run.finish()
     return run.history
+
+
+def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progress: bool) -> None:
+    """All steps that are left, with what happens between them."""
+    recipe = run.recipe
+    state = folder.read_state() if folder else None
+    distributed.check_agreement(run.identity, state.facts["step"] if state else 0)
+    if state is None:
+        run.begin()
+    else:
+        run.restore(state)
+    with tqdm(total=recipe.steps, initial=run.step, unit="step", disable=None if progress else True) as bar:
+        while run.step < recipe.steps:
+            run.advance()
+            bar.update()
+            last = run.step == recipe.steps
+            stopped = distributed.anywhere(stop.is_set())
+            if last or run.step % recipe.validate_every == 0:
+                improved = run.log(validate=True)
+                if folder and improved:
+                    folder.write_best(run.best_weights)
+            elif run.step % LOG_EVERY == 0:
+                run.log(validate=False)
+            if folder and (last or run.step % recipe.save_every == 0 or stopped):
+                run.check()
+                folder.write_state(run.state())
+                folder.write_log(run.history.rows)
+            if run.history.rows:
+                bar.set_postfix(run.summary(), refresh=False)
+            if stopped and not last:
+                distributed.anywhere(False)  # torchrun ends all others when the first has left: let files be whole
+                where = f" The same call continues from {folder.path}." if folder else ""
+                raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
+    if folder:
+        folder.write_log(run.history.rows)
 
 
 def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]:
@@ -103,9 +116,7 @@ def _stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

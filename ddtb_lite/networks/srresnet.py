@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..distributed import BatchNorm2d
 from .base import (
     ActivationPoint,
     QuantizationPoints,
@@ -26,10 +27,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = conv(channels, channels)
-        self.in1 = nn.BatchNorm2d(channels)
+        self.in1 = BatchNorm2d(channels)
         self.relu = nn.PReLU()
         self.conv2 = conv(channels, channels)
-        self.in2 = nn.BatchNorm2d(channels)
+        self.in2 = BatchNorm2d(channels)
         self.branch = nn.Identity()
         self.hidden = nn.Identity()
         self.skip = nn.Identity()
@@ -54,7 +55,7 @@ class SRResNet(SuperResolutionNetwork):
         self.relu = nn.PReLU()
         self.residual = nn.Sequential(*[ResidualBlock(n_feats) for _ in range(n_blocks)])
         self.conv_mid = conv(n_feats, n_feats)
-        self.bn_mid = nn.BatchNorm2d(n_feats)
+        self.bn_mid = BatchNorm2d(n_feats)
         self.upscale = nn.Sequential()
         for factor in factors:
             self.upscale.extend([conv(n_feats, n_feats * factor**2), nn.PixelShuffle(factor), nn.PReLU()])

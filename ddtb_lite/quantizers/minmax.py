@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..networks import ActivationPoint
 from ..uniform import check_bits, fake_quantize
 from .base import ActivationQuantizer, Method, WeightQuantizer
@@ -42,9 +43,10 @@ class MinMaxActivation(ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:
-            lowest, highest = torch.aminmax(x.detach())
-            self.lower.lerp_(lowest.to(self.lower.dtype), 1 - DECAY)
-            self.upper.lerp_(highest.to(self.upper.dtype), 1 - DECAY)
+            own = (extreme.to(self.lower.dtype) for extreme in torch.aminmax(x.detach()))
+            lowest, highest = distributed.extremes(*own)
+            self.lower.lerp_(lowest, 1 - DECAY)
+            self.upper.lerp_(highest, 1 - DECAY)
         # clamp makes copies, so that the next update does not change what backward has kept.
         return fake_quantize(x, self.lower.clamp(max=0), self.upper.clamp(min=0), self.bits)
 
