@@ -46,7 +46,7 @@ test: $(INSTALLED)
 	$(QUIET) $(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
-	$(BIN)/python -m ddtb_lite.ledger
+	$(BIN)/python -m ddtb_lite.experiments
 
 notebooks: $(INSTALLED)
 	$(QUIET) $(BIN)/python book/execute.py $(NOTEBOOKS)

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     each = command("train", _train, "Train a full-precision network, or with --bits a quantized student.")
     _network_options(each)
     each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint that a student starts from")
-    each.add_argument("--start", metavar="FILE", help="full-precision weights to start from, where shapes fit")
+    each.add_argument("--start-from", metavar="FILE", help="full-precision weights to start from, where shapes fit")
     _training_options(each)
     each.add_argument("--test", nargs="*", metavar="SET", help="score on these; by default all benchmarks there are")
     each.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder; an interrupted run continues")
@@ -177,8 +177,10 @@ def _train(options: argparse.Namespace) -> None:
         datasets.paths(name)  # a test set that is missing is better noticed now than after hours
     if options.bits is None and options.teacher is not None:
         raise ValueError("A teacher is for a quantized student: say with --bits how many bits it gets.")
-    if options.bits is not None and (options.architecture or options.start):
-        raise ValueError("A student has its teacher's architecture and weights: leave out --architecture and --start.")
+    if options.bits is not None and (options.architecture or options.start_from):
+        raise ValueError(
+            "A student has its teacher's architecture and weights: leave out --architecture and --start-from."
+        )
     teacher = None
     if options.bits is not None:
         if options.teacher is None:
@@ -193,8 +195,8 @@ def _train(options: argparse.Namespace) -> None:
     else:
         architecture = _pairs(options.architecture)
         network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
-        if options.start:
-            _copy_matching(checkpoints.load(options.start), network)
+        if options.start_from:
+            _copy_matching(checkpoints.load(options.start_from), network)
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**_pairs(options.set))
     out = Path(options.out).resolve()  # its name is the run's, however it was spelled
     history = ddtb.train(
@@ -211,7 +213,7 @@ def _train(options: argparse.Namespace) -> None:
         "recipe": vars(recipe),
         "training_data": options.data,
         "teacher": options.teacher,
-        "start": options.start,
+        "start": options.start_from,
         "best_step": history.best_step,
         "processes": distributed.launched(),
     }

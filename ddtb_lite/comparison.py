@@ -1,14 +1,17 @@
-"""Every method on one network, with one recipe, on the same data: the comparison that the paper argues with."""
+"""Every method on one network, with one recipe, on the same data: the comparison the paper argues with."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from . import datasets, devices
 from .conversion import quantize
 from .diagnostics import quantization_errors, quantizer_inputs
 from .evaluation import Scores, evaluate
@@ -18,24 +21,28 @@ from .patches import PatchSampler
 from .quantizers import METHODS
 from .recipe import Recipe
 from .training import train, training_images
+from .uniform import check_bits
+
+CALIBRATION_BATCHES = 20
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method's row: scores by data set, and what happened inside.
+    """One row: a method's scores by data set, and what happened inside.
 
-    `initial_error` and `final_error` are the median over layers of the activation quantizers' relative mean squared
-    error on the full-precision network's own activations, before and after training; `feature_error` is how
-    far the blocks' outputs are from the teacher's (0: equal, 1: as good as nothing).
+    `initial_errors` and `final_errors` are the activation quantizers' relative mean squared errors on the
+    full-precision network's own activations, by path, before and after training; `feature_error` is how far
+    the blocks' outputs are from the teacher's (0: equal, 1: as good as nothing). Two rows are there to
+    compare with, "full precision" and "bicubic": they have scores only.
     """
 
     method: str
-    bits: int
+    bits: int | None
     scores: dict[str, Scores]
-    initial_error: float
-    final_error: float
-    feature_error: float
-    seconds: float
+    initial_errors: dict[str, float] = field(default_factory=dict)
+    final_errors: dict[str, float] = field(default_factory=dict)
+    feature_error: float | None = None
+    seconds: float | None = None
 
 
 def compare(
@@ -53,61 +60,113 @@ def compare(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> list[Comparison]:
-    """Quantize, initialize, train and score one student for each method.
+    """Quantize, initialize, train and score one student for each method; best first on the first test set.
 
-    All get the same recipe, which `changes` may alter, unless `own_rates` gives each its paper's learning rates. A
-    method that does not work at `bits` (ReActNet: 1 only) gets the nearest width that it knows. With `out`,
-    each method has a run folder below it and an interrupted comparison continues.
+    All get the same recipe, which `changes` may alter, unless `own_rates` gives each its paper's learning
+    rates. A method that does not work at `bits` (ReActNet: 1 only) gets the nearest width that it knows. With
+    `out`, each method has a run folder below it and an interrupted comparison continues.
+
+    Raises `ValueError` for unknown methods and widths, `FileNotFoundError` for a data set that is not there.
     """
-    images = training_images(data)
-    rows = []
-    for name in methods:
+    check_bits(bits, 1, 8)
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        given = ", ".join(unknown) or "none"
+        raise ValueError(f"methods are {given}, expected some of {', '.join(METHODS)}.")
+    for test in test_sets:
+        datasets.paths(test)  # a test set that is missing is better noticed now than after hours
+    device = devices.resolve(device)
+    teacher.to(device)
+    images = [image for _, image in training_images(data)]
+
+    def scores(network: SuperResolutionNetwork | str) -> dict[str, Scores]:
+        return {
+            test: evaluate(network, test, scale=teacher.scale, device=device, progress=progress)
+            for test in test_sets
+        }
+
+    rows = [Comparison("full precision", 32, scores(teacher)), Comparison("bicubic", None, scores("bicubic"))]
+    for index, name in enumerate(methods):
         rule = METHODS[name]
         width = min(max(bits, rule.lowest_bits), rule.highest_bits)
-        student = quantize(teacher, name, width)
+        if progress:
+            tqdm.write(f"{index + 1} of {len(methods)}: {name}, {width}-bit", file=sys.stderr)
+        student, trial = quantize(teacher, name, width), quantize(teacher, name, width)
         recipe = Recipe.preset(preset, student, own_rates=own_rates).override(**(changes or {}))
-        sampler = PatchSampler([image for _, image in images], teacher.scale, recipe.patch_size, seed=seed)
-        batches = [sampler.sample(recipe.batch_size)[0] for _ in range(20)]
+        # A binary method has no wider student to start from.
+        known = tuple(stage for stage in recipe.falling_bits if stage[0] <= rule.highest_bits)
+        recipe = recipe.override(falling_bits=known)
+        sampler = PatchSampler(images, teacher.scale, recipe.patch_size, seed=seed)
+        batches = [sampler.sample(recipe.batch_size)[0] for _ in range(CALIBRATION_BATCHES)]
         activations = quantizer_inputs(teacher, batches[0])
-        trial = quantize(teacher, name, width)
         initialize(trial, batches)
-        initial = statistics.median(quantization_errors(trial, activations).values())
+        initial_errors = quantization_errors(trial, activations)
+        folder = None if out is None else Path(out) / name
         history = train(
-            student,
-            data,
-            recipe,
-            teacher=teacher,
-            out=None if out is None else Path(out) / name,
-            seed=seed,
-            device=device,
-            progress=progress,
+            student, data, recipe, teacher=teacher, out=folder, seed=seed, device=device, progress=progress
         )
+        scored = history.best_step or recipe.steps
         rows.append(
             Comparison(
                 name,
                 width,
-                {test: evaluate(student, test, device=device, progress=progress) for test in test_sets},
-                initial,
-                statistics.median(quantization_errors(student, activations).values()),
-                history.rows[-1]["feature_error"],
-                history.seconds,
+                scores(student),
+                initial_errors,
+                final_errors=quantization_errors(student, activations),
+                feature_error=next(each["feature_error"] for each in history.rows if each["step"] == scored),
+                seconds=history.seconds,
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: -row.scores[test_sets[0]].psnr)
 
 
 def table(rows: Sequence[Comparison]) -> str:
-    """The rows as text, best first on the first data set."""
-    tests = list(rows[0].scores)
-    heads = [*(f"{test} [dB]" for test in tests), "error, initial", "error, trained", "features", "time"]
-    lines = [f"{'method':10s} bits  " + "  ".join(f"{head:>14s}" for head in heads)]
-    for row in sorted(rows, key=lambda row: -row.scores[tests[0]].psnr):
-        cells = [
-            *(f"{row.scores[test].psnr:.2f}" for test in tests),
-            f"{row.initial_error:.3f}",
-            f"{row.final_error:.3f}",
-            f"{row.feature_error:.2f}",
-            f"{row.seconds:.0f} s",
-        ]
-        lines.append(f"{row.method:10s} {row.bits:4d}  " + "  ".join(f"{cell:>14s}" for cell in cells))
-    return "\n".join(lines)
+    """The rows as text, with a legend.
+
+    Where DDTB is among the methods, the columns "< ddtb" count the layers in which another method's error is
+    the lower one: none, if DDTB's bounds are the better ones everywhere.
+    """
+    ddtb = next((row for row in rows if row.method == "ddtb"), None)
+    initial, final = (ddtb.initial_errors, ddtb.final_errors) if ddtb else ({}, {})
+    heads = ["method", "bits", *(f"{scores.dataset} PSNR/SSIM" for scores in rows[0].scores.values())]
+    lines = [[*heads, "error before", "< ddtb", "after", "< ddtb", "features", "time"]]
+    for row in rows:
+        lines.append(
+            [
+                row.method,
+                "–" if row.bits is None else str(row.bits),
+                *(f"{scores.psnr:.2f}/{scores.ssim:.4f}" for scores in row.scores.values()),
+                *_error_cells(row.initial_errors, initial),
+                *_error_cells(row.final_errors, final),
+                "–" if row.feature_error is None else f"{row.feature_error:.2f}",
+                "–" if row.seconds is None else f"{row.seconds:.0f} s",
+            ]
+        )
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    text = ["  ".join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)]) for cells in lines]
+    return "\n".join([*text, "", *_legend(rows)])
+
+
+def _error_cells(errors: dict[str, float], ddtb: dict[str, float]) -> list[str]:
+    """The median, and in how many layers an error is lower than DDTB's."""
+    if not errors:
+        return ["–", "–"]
+    lower = str(sum(errors[path] < ddtb[path] for path in errors)) if ddtb and ddtb is not errors else "–"
+    return [f"{statistics.median(errors.values()):.3f}", lower]
+
+
+def _legend(rows: Sequence[Comparison]) -> list[str]:
+    methods = [row for row in rows if row.initial_errors]
+    layers = len(methods[0].initial_errors)
+    lines = [
+        "error: squared error of the activation quantizers on the full-precision network's activations,",
+        "  before and after training, the median over layers; 1 is as much as an activation varies",
+    ]
+    if any(row.method == "ddtb" for row in methods):
+        lines.append(f"< ddtb: the layers, of {layers}, in which this error is lower than DDTB's")
+    lines.append("features: distance of the blocks' outputs from the full-precision network's; 0 is none")
+    if len({row.bits for row in methods}) > 1:
+        lines.append(
+            "bits: the nearest width that the method knows, where it does not know the one asked for"
+        )
+    return lines

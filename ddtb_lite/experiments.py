@@ -1,7 +1,7 @@
 """Every run of the reproduction: its name, what it is for, the command that repeats it, and what it costs.
 
-`python -m ddtb_lite.experiments` lists them: done, under way, missing. The workflow and the book's tables read the
-same list.
+`python -m ddtb_lite.experiments` lists them: done, under way, missing. The workflow and the claims ledger read
+the same list.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import statistics
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
+from . import estimates, progress, results
+from .files import atomic_write
+from .networks import Quantization, SuperResolutionNetwork
 
-from . import results
-from .conversion import quantize
-from .cost import complexity
-from .networks import SuperResolutionNetwork, build
-from .recipe import Recipe
-
+# What each preset trains on.
 TRAINING_DATA = {
     "smoke": ("photos_train",),
     "short": ("BSD200_train", "BSD200_test", "T91"),
     "paper": ("DIV2K",),
 }
-PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
-SMALL_RDN = {"D": 4, "C": 4}
+# What a preset scores on where that is not every benchmark at hand.
+TEST_DATA = {"smoke": ("photos",)}
 
+PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
+SMALL_RDN = (("D", 4), ("C", 4))
 # Each ablation of 2-bit EDSR ×4 by the end of its name: the options that differ from the base run.
-ABLATIONS = {
+ABLATIONS: dict[str, tuple[str, ...]] = {
     "no_gate": ("--gate-ratio", "0"),
     "no_warmup": ("--set", "warmup_steps=0"),
     "minmax_start": ("--percentile", "100"),
@@ -48,8 +47,9 @@ ABLATIONS = {
 class Experiment:
     """One training run; `name` is that of its folder, its checkpoint and its result file.
 
-    `teacher` and `start` name the experiments whose networks it needs, `architecture` gives depth and width where
-    they are not the paper's, `options` are further options of `python -m ddtb_lite train`.
+    Without `bits` and `method` it is in full precision. `teacher` and `start` name the experiments whose
+    networks it needs, `architecture` gives depth and width where they are not the paper's, `options` are
+    further options of `python -m ddtb_lite train`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Experiment:
     model: str
     scale: int
     bits: int | None = None
-    method: str = "ddtb"
+    method: str | None = None
     teacher: str | None = None
     start: str | None = None
     fully: bool = False
@@ -70,84 +70,82 @@ class Experiment:
         """The experiments that come before this one."""
         return tuple(name for name in (self.teacher, self.start) if name)
 
-    def arguments(self, preset: str, folder: str = "runs") -> list[str]:
-        """What follows `python -m ddtb_lite` to run it with a preset; all runs lie in `folder`."""
+    def inputs(self, folder: str = "runs", shipped: Collection[str] = ()) -> list[str]:
+        """The files of the networks that it needs: those among `shipped` come with the package."""
+        files = {name: f"{name}.safetensors" for name in self.needs}
+        return [
+            f"data/checkpoints/{file}" if name in shipped else f"{folder}/{name}/{file}"
+            for name, file in files.items()
+        ]
 
-        def checkpoint(name: str) -> str:
-            return f"{folder}/{name}/{name}.safetensors"
+    def arguments(self, preset: str, folder: str = "runs", shipped: Collection[str] = ()) -> list[str]:
+        """What follows `python -m ddtb_lite` to run it with a preset.
 
+        All runs lie in `folder`; `inputs` says where the networks are that it needs.
+        """
         words = ["train", "--model", self.model, "--scale", str(self.scale)]
-        if self.bits is not None:
-            words += ["--bits", str(self.bits), "--method", self.method]
-        elif self.architecture:
+        if self.quantization:
+            words += ["--bits", str(self.bits), "--method", str(self.method)]
+        elif self.architecture:  # a student has its teacher's
             words += ["--architecture", *(f"{name}={value}" for name, value in self.architecture)]
         words += ["--fully"] if self.fully else []
-        words += ["--teacher", checkpoint(self.teacher)] if self.teacher else []
-        words += ["--start", checkpoint(self.start)] if self.start else []
-        words += ["--preset", preset, *self.options, "--data", *TRAINING_DATA[preset], "--seed", str(self.seed)]
-        return [*words, "--out", f"{folder}/{self.name}"]
+        words += ["--teacher"] if self.teacher else ["--start-from"] if self.start else []
+        words += self.inputs(folder, shipped)
+        words += ["--preset", preset, *self.options, "--data", *TRAINING_DATA[preset]]
+        words += ["--test", *TEST_DATA[preset]] if preset in TEST_DATA else []
+        return [*words, "--seed", str(self.seed), "--out", f"{folder}/{self.name}"]
 
     def command(self, preset: str) -> str:
         """The whole command line."""
         return f"python -m ddtb_lite {' '.join(self.arguments(preset))}"
 
-    def recipe(self, preset: str) -> Recipe:
-        """The recipe of a preset for this network; the `options` can change fields of it, but not its length."""
-        return Recipe.preset(preset, self._network())
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the network is quantized, `options` left aside."""
+        if self.bits is None or self.method is None:
+            return None
+        return Quantization(self.method, self.bits, fully=self.fully)
 
-    def operations(self, preset: str) -> float:
-        """Multiplications and additions of the whole run, by arithmetic.
+    @property
+    def network(self) -> SuperResolutionNetwork:
+        """Its network as an `estimates.outline`."""
+        return estimates.outline(self.model, self.scale, dict(self.architecture), self.quantization)
 
-        A step takes three forward passes' worth for the network and one for the features of its teacher.
-        """
-        recipe = self.recipe(preset)
-        macs = _macs(self.model, self.scale, self.architecture, recipe.patch_size)
-        return (4 if self.bits else 3) * 2 * macs * recipe.batch_size * recipe.steps
-
-    def _network(self) -> SuperResolutionNetwork:
-        with torch.device("meta"):
-            network = build(self.model, self.scale, **dict(self.architecture))
-        return network if self.bits is None else quantize(network, self.method, self.bits, fully=self.fully)
+    def hours(self, preset: str, measured: Iterable[dict[str, Any]] = ()) -> float | None:
+        """What it takes, as `estimates.hours`; no option changes the number of steps."""
+        return estimates.hours(self.network, preset, measured)
 
 
 @functools.cache
-def _macs(model: str, scale: int, architecture: tuple[tuple[str, int], ...], patch_size: int) -> int:
-    with torch.device("meta"):
-        network = build(model, scale, **dict(architecture))
-    return complexity(network, (patch_size, patch_size)).macs
-
-
 def experiments() -> dict[str, Experiment]:
-    """All runs by name, each after those that it needs."""
-    return {each.name: each for each in _all()}
+    """All runs by name, each after those that it needs, full precision first."""
+    every = sorted(_all(), key=lambda each: each.quantization is not None)
+    return {each.name: each for each in every}
 
 
 def _all() -> Iterator[Experiment]:
     for model in ("edsr", "rdn", "srresnet"):
         yield Experiment(f"{model}_x2", "full precision", model, 2)
         yield Experiment(f"{model}_x4", "full precision", model, 4, start=f"{model}_x2")
+    for scale in (2, 4):
+        # The generator is SRResNet; training it for PSNR alone would repeat that run under another name.
+        yield Experiment(f"srgan_x{scale}", "full precision", "srgan", scale, start=f"srresnet_x{scale}")
     for model, scale, bits in itertools.product(("edsr", "rdn", "srresnet"), (4, 2), (2, 3, 4)):
-        yield _student("main results", model, scale, bits, "ddtb")
-        for method in PEERS:
+        for method in ("ddtb", *PEERS):
             yield _student("main results", model, scale, bits, method)
     for bits, method, seed in itertools.product((2, 3), ("ddtb", "pams", "lsq"), (1, 2)):
         yield replace(_student("seeds", "edsr", 4, bits, method, f"seed{seed}"), seed=seed)
     for ending, options in ABLATIONS.items():
         yield replace(_student("ablations", "edsr", 4, 2, "ddtb", ending), options=options)
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
-        if model == "srgan" and method == "ddtb":
-            # The generator is SRResNet; training it for PSNR alone would repeat that run under another name.
-            yield Experiment(f"srgan_x{scale}", "full precision", "srgan", scale, start=f"srresnet_x{scale}")
         yield replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True)
-    architecture = tuple(SMALL_RDN.items())
-    small = "rdn_d4c4_x4"
-    yield Experiment(small, "stability", "rdn", 4, architecture=architecture)
+    small = Experiment("rdn_d4c4_x4", "stability", "rdn", 4, architecture=SMALL_RDN)
+    yield small
     for start, seed in itertools.product(("", "fixed_start"), (0, 1, 2)):
-        name = "_".join(filter(None, (small, "ddtb_3bit", start, f"seed{seed}")))
+        name = "_".join(filter(None, (small.name, "ddtb_3bit", start, f"seed{seed}")))
         options = ABLATIONS[start] if start else ()
-        yield Experiment(
-            name, "stability", "rdn", 4, 3, teacher=small, seed=seed, architecture=architecture, options=options
-        )
+        student = replace(small, name=name, bits=3, method="ddtb", teacher=small.name)
+        yield replace(student, seed=seed, options=options)
 
 
 def _student(purpose: str, model: str, scale: int, bits: int, method: str, ending: str = "") -> Experiment:
@@ -156,50 +154,73 @@ def _student(purpose: str, model: str, scale: int, bits: int, method: str, endin
     return Experiment(name, purpose, model, scale, bits, method, teacher=teacher)
 
 
-def operations_per_second(preset: str, measured: dict[str, dict[str, Any]]) -> float | None:
-    """The median speed of the runs measured with this preset, None if there are none."""
+# How `select` and the command line choose: the option, and the field of an experiment that it is about.
+SELECTION = {"purposes": "purpose", "models": "model", "scales": "scale", "bits": "bits", "methods": "method"}
+
+
+def select(wanted: Mapping[str, Collection[Any]]) -> list[Experiment]:
+    """The experiments whose fields have one of the wanted values, and all that they need.
+
+    A full-precision run has neither bits nor method. Raises `ValueError` if nothing fits.
+    """
     known = experiments()
-    speeds = [
-        known[name].operations(preset) / run["seconds"]
-        for name, run in measured.items()
-        if name in known and run["config"]["recipe"]["preset_name"] == preset
-    ]
-    return statistics.median(speeds) if speeds else None
+    chosen: set[str] = set()
+    for each in reversed(known.values()):
+        if each.name in chosen or all(getattr(each, field) in values for field, values in wanted.items()):
+            chosen |= {each.name, *each.needs}
+    if not chosen:
+        raise ValueError(f"No run has {', '.join(f'{field} {values}' for field, values in wanted.items())}.")
+    return [each for each in known.values() if each.name in chosen]
 
 
-def status(experiment: Experiment, measured: dict[str, dict[str, Any]], folder: Path) -> str:
-    """ "done" with the preset and the score, how far a run in `folder` has come, or "missing"."""
-    if run := measured.get(experiment.name):
-        scores = ", ".join(f"{name} {score['psnr']:.2f}" for name, score in run["scores"].items())
-        return f"done ({run['config']['recipe']['preset_name']}): {scores}"
-    log = folder / experiment.name / "log.csv"
-    if log.exists():
-        return f"under way, at step {log.read_text().splitlines()[-1].split(',')[0]}"
-    return "missing"
+def main(arguments: list[str] | None = None) -> int:
+    """Print the list; for the workflow, its jobs as one JSON array, and the list beside them."""
+    options = parser().parse_args(arguments)
+    preset, folder = options.preset, options.folder
+    wanted = {field: values for option, field in SELECTION.items() if (values := getattr(options, option))}
+    try:
+        chosen = select(wanted)
+        published, own = results.all_results(), progress.results_in(folder)
+        timed = list((own or published).values())  # this machine's runs tell more than others'
+        if options.own:
+            published = {}
+        done = {name: run for name, run in (published | own).items() if progress.finished(run, preset)}
+        text = progress.listing(chosen, preset, folder, done, timed)
+        if options.json:
+            print(text, file=sys.stderr)
+            text = json.dumps(progress.jobs(chosen, preset, folder, done, timed))
+        print(text)
+        if options.commands:
+            print("\n".join(each.command(preset) for each in chosen if each.name not in done))
+        if options.csv:
+            atomic_write(options.csv, progress.as_csv(chosen, done).encode())
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def main() -> None:
-    """Print the list."""
-    options = argparse.ArgumentParser(description="Every run of the reproduction: done, under way, missing.")
-    options.add_argument("--preset", default="short", choices=list(TRAINING_DATA), help="length of training")
-    options.add_argument("--commands", action="store_true", help="print each missing run's command")
-    chosen = options.parse_args()
-    measured = results.all_results()
-    speed = operations_per_second(chosen.preset, measured)
-    hours_left = 0.0
-    for experiment in experiments().values():
-        state = status(experiment, measured, Path("runs"))
-        line = f"{experiment.purpose:16s} {experiment.name:36s} {state}"
-        if not state.startswith("done") and speed:
-            hours = experiment.operations(chosen.preset) / speed / 3600
-            hours_left += hours
-            line += f", about {hours:.1f} hours"
-        print(line)
-        if chosen.commands and state == "missing":
-            print(f"    {experiment.command(chosen.preset)}")
-    if speed:
-        print(f"All that is not done: about {hours_left:.0f} hours at the speed of the runs that are.")
+def parser() -> argparse.ArgumentParser:
+    """The options of the list."""
+    top = argparse.ArgumentParser(
+        prog="python -m ddtb_lite.experiments",
+        description="Every run of the reproduction: done, under way, missing, and what it costs.",
+    )
+    top.add_argument("--preset", default="short", choices=progress.PRESETS, help="length of training")
+    top.add_argument("--folder", default="runs", help="where the run folders lie")
+    top.add_argument("--own", action="store_true", help="count this folder's results only, not data/results")
+    for option, field in SELECTION.items():
+        known = [value for each in experiments().values() if (value := getattr(each, field)) is not None]
+        values = sorted(set(known))
+        about = f"only these, and what they need: {', '.join(map(str, values))}"
+        top.add_argument(
+            f"--{option}", nargs="+", type=type(values[0]), choices=values, metavar=field.upper(), help=about
+        )
+    top.add_argument("--commands", action="store_true", help="also print the commands of what is not done")
+    top.add_argument("--csv", metavar="FILE", help="also write the scores")
+    top.add_argument("--json", action="store_true", help="print the workflow's jobs, and the list to stderr")
+    return top
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

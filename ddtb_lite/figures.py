@@ -11,7 +11,9 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+
+from .points import Stage
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; one colour for each thing, all through the book.
 COLORS = {
@@ -102,3 +104,73 @@ def activation_histogram(
         if bound is not None:
             place.axvline(bound, color=COLORS[name], linewidth=2, label=f"{name} bound {bound:.1f}")
     place.set_ylabel("count")
+
+
+# Numbers of few bits are orange, the paler the more bits; 8 bits are yellow, full precision is blue.
+WIDTHS = {1: "#F0B78A", 2: "#F3C9A5", 3: "#F7DCC4", 4: "#F7E3D4", 8: "#FBF1C7", 32: "#E8EEF3"}
+
+
+def residual_block(stages: Sequence[Stage], block: str) -> Figure:
+    """A block of a network: its convolutions as boxes, its quantized activations as circles, both with their bits.
+
+    `stages` are those of `points.stages`, `block` is one of the network's `block_names`. A block's `input` lies
+    before the fork and its `skip` on the shortcut: all networks name them so. A thick ring is a gate. A long
+    block takes several lines. Raises `ValueError` for a block that is not there.
+    """
+    own = {stage.path.removeprefix(f"{block}."): stage for stage in stages if stage.path.startswith(f"{block}.")}
+    if not own:
+        raise ValueError(f"There are no stages of a block {block!r}; a network's block_names() lists its blocks.")
+    skip = own.pop("skip", None)
+    room = {"activation": 0.85, "weight": 1.5, "function": 1.1}
+    figure = plt.figure()
+    place = figure.add_axes((0, 0, 1, 1), aspect="equal", frame_on=False, xticks=[], yticks=[])
+    x, y, right = 0.2, 0.0, 0.0
+    fork = x + room["activation"] if "input" in own else x
+    for name, stage in own.items():
+        if x > 9.5 and stage.kind == "activation":
+            _line(place, (0, y), (x, y), (x, y - 0.7), (0, y - 0.7), (0, y - 1.8))
+            right, x, y = max(right, x + 0.3), 0.2, y - 1.8
+        if (x, y) == (fork, 0):
+            x += 0.45
+        _draw_stage(place, x + room[stage.kind] / 2, y, name, stage)
+        x += room[stage.kind]
+    end = x + 0.35
+    right = max(right, end)
+    _line(place, (0, y), (end + 0.6, y))
+    _line(place, (fork, 0), (fork, 0.9), (right, 0.9), (right, y + 0.75), (end, y + 0.75), (end, y))
+    place.plot(fork, 0, "o", color="#222222", markersize=4)
+    if skip is not None:
+        _draw_stage(place, (fork + right) / 2, 0.9, "skip", skip)
+    place.add_patch(Circle((end, y), 0.2, facecolor="white", edgecolor="#222222"))
+    place.text(end, y, "+", ha="center", va="center")
+    arrow = {"arrowstyle": "->", "color": "#222222", "shrinkA": 0}
+    place.annotate("", (end + 0.9, y), (end + 0.6, y), arrowprops=arrow)
+    place.set(xlim=(-0.3, max(right, end + 0.9) + 0.2), ylim=(y - 0.75, 1.65))
+    figure.set_size_inches(0.85 * np.ptp(place.get_xlim()), 0.85 * np.ptp(place.get_ylim()))
+    return figure
+
+
+def _line(place: Axes, *points: tuple[float, float]) -> None:
+    place.plot(*zip(*points, strict=True), color="#222222", linewidth=1, zorder=0)
+
+
+def _draw_stage(place: Axes, x: float, y: float, name: str, stage: Stage) -> None:
+    color = WIDTHS.get(stage.bits, WIDTHS[8])
+    if stage.kind == "activation":
+        edge, width = (COLORS["ddtb"], 3) if stage.gated else ("#55595F", 1)
+        place.add_patch(Circle((x, y), 0.3, facecolor=color, edgecolor=edge, linewidth=width))
+        place.text(x, y, str(stage.bits), ha="center", va="center", fontsize=9, weight="bold")
+        # Names stand outside the loop that line and shortcut make.
+        if y > 0:
+            place.text(x, y + 0.42, name, ha="center", va="bottom", fontsize=7.5)
+        else:
+            place.text(x, y - 0.42, name, ha="center", va="top", fontsize=7.5)
+        return
+    across, text = 0.8, stage.rule.removesuffix("2d").replace("BatchNorm", "batch\nnorm")
+    if stage.kind == "weight":
+        out_channels, in_channels, height, width = stage.shape
+        across, text = 1.2, f"{height}×{width} conv\n{in_channels} → {out_channels}\n{stage.bits} bits"
+    box = FancyBboxPatch((x - across / 2, y - 0.4), across, 0.8, boxstyle="round,pad=0.02")
+    box.set(facecolor=color if stage.kind == "weight" else "white", edgecolor="#55595F")
+    place.add_patch(box)
+    place.text(x, y, text, ha="center", va="center", fontsize=7.5)

@@ -25,10 +25,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records with `torch.cuda.CUDAGraph`; `generators` are those that the step draws random numbers from."""
-
-    def __init__(self, generators: list[torch.Generator]) -> None:
-        self.generators = generators
+    """Records with `torch.cuda.CUDAGraph`."""
 
     def eagerly(self, step: Callable[[], Outputs]) -> Outputs:
         side = torch.cuda.Stream()
@@ -40,8 +37,6 @@ class CudaRecorder:
 
     def record(self, step: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
         with torch.cuda.graph(graph):
             outputs = step()
         return graph.replay, outputs
@@ -52,8 +47,8 @@ class StepGraph:
 
     A recorded step does what it did, whatever has changed in Python since, so `situation` names everything
     that Python decides: another one is recorded anew. Without a `recorder` (on a CPU), and where recording fails,
-    which is logged once, the step is simply called. The step must not wait for the device, and must change tensors
-    in place.
+    which is logged once, the step is simply called. The step must not wait for the device, must read what changes from
+    the same tensors each time, and draw no random numbers.
     """
 
     def __init__(self, recorder: Recorder | None) -> None:
@@ -88,6 +83,6 @@ class StepGraph:
         return self._outputs
 
 
-def recorder_for(device: torch.device, generators: list[torch.Generator]) -> Recorder | None:
+def recorder_for(device: torch.device) -> Recorder | None:
     """The recorder of a device, None where steps cannot be recorded."""
-    return CudaRecorder(generators) if device.type == "cuda" else None
+    return CudaRecorder() if device.type == "cuda" else None

@@ -1,37 +1,37 @@
-"""The claims ledger: each score that the paper prints, what we measured for it, and a verdict that is computed.
+"""The claims ledger: each score that the paper prints, what we measured for it, and a computed verdict.
 
 `python -m ddtb_lite.ledger` prints it: done, done by a short run, or not run and what that would cost.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from . import results
-from .cost import complexity
-from .networks import build
+from . import progress, results
+from .conversion import DEFAULTS
+from .estimates import outline
+from .experiments import Experiment, experiments
 from .quantizers import METHODS
-from .recipe import Recipe
 
 # How far two honest runs of one recipe lie apart; the authors call less than this noise.
 REPRODUCED_WITHIN = 0.05
 APPROXIMATE_WITHIN = 0.3
 
-# Bfloat16 operations a second that an H100 reaches in practice: 40 % of its peak.
-H100_OPERATIONS = 0.4 * 989e12
+# The tables of scores in `data/paper`, and the purpose of the experiments that repeat them.
+PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully quantized"}
 
 
 @dataclass(frozen=True)
 class Claim:
     """A printed PSNR (dB), and ours of the best fitting run: None where nothing was run.
 
-    `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a shorter
-    one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not run.
+    `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
+    shorter one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not
+    run. `seeds` are the PSNR of all runs that differ from the best one by their seed, its own first.
     """
 
     table: str
@@ -47,10 +47,13 @@ class Claim:
     run: str | None
     command: str
     hours: float
+    seeds: tuple[float, ...] = ()
+    paper_ssim: float | None = None
+    ours_ssim: float | None = None
 
     @property
     def status(self) -> str:
-        """"reproduced", "approximate", "contradicted", "short run" or "not run"."""
+        """One of "reproduced", "approximate", "contradicted", "short run" or "not run"."""
         if self.ours is None:
             return "not run"
         if self.preset != "paper":
@@ -62,17 +65,22 @@ class Claim:
 
 
 def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
-    """One `Claim` for each score in the paper's main table and Table S2; `measured` defaults to `data/results`."""
+    """One `Claim` for each score in the main table and Table S2; `measured` defaults to `data/results`."""
     measured = results.all_results() if measured is None else measured
     claims = []
     for table, rows in results.paper_tables().items():
-        if table not in ("main_results", "table_s2_fully_quantized"):
+        if table not in PURPOSES:
             continue
         for row in rows:
             model, scale, bits = row["model"].lower(), int(row["scale"]), int(row["bits"])
             method = row["method"].lower()
             fully = table != "main_results"
-            run = _best_run(measured, model, scale, bits, method, fully, row["dataset"])
+            runs = runs_of(measured, model, scale, bits, method, fully, row["dataset"])
+            run = runs[0] if runs else None
+            scores = [each["scores"][row["dataset"]] for each in runs]
+            ours = _experiment(table, model, scale, bits, method)
+            # What the package does not have would cost what DDTB does.
+            cost = ours or _experiment(table, model, scale, bits, "ddtb")
             claims.append(
                 Claim(
                     table,
@@ -83,60 +91,87 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                     row["dataset"],
                     float(row["psnr_db"]),
                     row["source"],
-                    run["scores"][row["dataset"]]["psnr"] if run else None,
+                    scores[0]["psnr"] if run else None,
                     run["config"]["recipe"]["preset_name"] if run else None,
                     run["run"] if run else None,
-                    run["command"] if run else _command(model, scale, bits, method, fully),
-                    0.0 if run else _hours(model, scale, bits < 32),
+                    run["command"] if run else ours.command("paper") if ours else "",
+                    0.0 if run or not cost else cost.hours("paper") or 0.0,
+                    tuple(score["psnr"] for score in scores),
+                    float(row["ssim"]) if row["ssim"] else None,
+                    scores[0].get("ssim") if run else None,
                 )
             )
     return claims
 
 
-def _best_run(
-    measured: dict[str, dict[str, Any]], model: str, scale: int, bits: int, method: str, fully: bool, dataset: str
-) -> dict[str, Any] | None:
-    """The run of this very configuration that scored the data set; one with the paper's preset comes first."""
+def runs_of(
+    measured: dict[str, dict[str, Any]],
+    model: str,
+    scale: int,
+    bits: int,
+    method: str,
+    fully: bool = False,
+    dataset: str = "Set5",
+) -> list[dict[str, Any]]:
+    """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
+
+    Runs with the paper's preset count before shorter ones. Smaller networks and ablations are other networks.
+    In full precision (`method` "fp") `bits` do not matter.
+    """
 
     def fits(run: dict[str, Any]) -> bool:
         config = run["config"]
         if "recipe" not in config or dataset not in run["scores"]:
             return False
-        if (config["model"], config["scale"]) != (model, scale):
+        if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
-        quantization = config["quantization"]
-        if quantization is None:
+        if config["quantization"] is None:
             return method == "fp"
-        wanted = {"method": method, "bits": bits, "fully": fully, "variant": "paper"}
-        return all(quantization[key] == value for key, value in wanted.items())
+        wanted = {"method": method, "bits": bits, "fully": fully}
+        alike = all(config["quantization"][key] == value for key, value in wanted.items())
+        return alike and not _is_ablation(config)
 
-    fitting = [run for run in measured.values() if fits(run)]
-    return min(fitting, key=lambda run: (run["config"]["recipe"]["preset_name"] != "paper", run["seed"]), default=None)
+    def preset(run: dict[str, Any]) -> str:
+        return run["config"]["recipe"]["preset_name"]
+
+    fitting = sorted(filter(fits, measured.values()), key=lambda run: (preset(run) != "paper", run["seed"]))
+    chosen: dict[int, dict[str, Any]] = {}
+    for run in fitting:
+        if preset(run) == preset(fitting[0]):
+            chosen.setdefault(run["seed"], run)
+    return list(chosen.values())
 
 
-def _command(model: str, scale: int, bits: int, method: str, fully: bool) -> str:
-    if method != "fp" and method not in METHODS:
-        return ""
-    base = f"python -m ddtb_lite train --model {model} --scale {scale} --preset paper --data DIV2K"
-    if method == "fp":
-        return f"{base} --out runs/{model}_x{scale}"
-    name = f"{model}_x{scale}_{method}_{bits}bit{'_fully' if fully else ''}"
-    teacher = f"runs/{model}_x{scale}/{model}_x{scale}.safetensors"
-    options = f"--bits {bits} --method {method}{' --fully' if fully else ''}"
-    return f"{base} {options} --teacher {teacher} --out runs/{name}"
+def _full_size(config: dict[str, Any]) -> bool:
+    usual = outline(config["model"], config["scale"]).architecture
+    return config.get("architecture", usual) == usual
+
+
+def _is_ablation(config: dict[str, Any]) -> bool:
+    """Whether a part of the method was changed or left out: then the run is not about the paper's network."""
+    quantization, recipe = config["quantization"], config["recipe"]
+    gated = METHODS[quantization["method"]].gated
+    usual = DEFAULTS[config["model"]]
+    expected = {
+        "variant": "paper",
+        "percentile": usual.percentile,
+        "gate_ratio": usual.gate_ratio if gated else 0.0,
+    }
+    if any(quantization.get(key, value) != value for key, value in expected.items()):
+        return True
+    return recipe.get("fixed_bounds") is not None or (gated and recipe.get("warmup_steps") == 0)
 
 
 @functools.cache
-def _hours(model: str, scale: int, quantized: bool) -> float:
-    """GPU-hours of the paper's schedule: three forward passes' worth a step, and one for the teacher."""
-    with torch.device("meta"):
-        network = build(model, scale)
-    recipe = Recipe.preset("paper", network)
-    steps = 59_000 if quantized else recipe.steps
-    side = recipe.patch_size
-    passes = 4 if quantized else 3
-    operations = passes * 2 * complexity(network, (side, side)).macs * recipe.batch_size * steps
-    return operations / H100_OPERATIONS / 3600
+def _experiment(table: str, model: str, scale: int, bits: int, method: str) -> Experiment | None:
+    """The experiment that repeats a printed score, None for a method that the package does not have."""
+    wanted: tuple[object, ...] = (PURPOSES[table], model, scale, bits, method)
+    if method == "fp":
+        wanted = ("full precision", model, scale, None, None)
+    for each in experiments().values():
+        if (each.purpose, each.model, each.scale, each.bits, each.method) == wanted:
+            return each
+    return None
 
 
 def summary(claims: list[Claim]) -> dict[str, int]:
@@ -146,7 +181,10 @@ def summary(claims: list[Claim]) -> dict[str, int]:
 
 def main() -> None:
     """Print the ledger as text."""
-    claims = ledger()
+    parser = argparse.ArgumentParser(description="Each score that the paper prints, ours, and a verdict.")
+    parser.add_argument("--folder", help="read results from this folder's runs instead of data/results")
+    folder = parser.parse_args().folder
+    claims = ledger(progress.results_in(folder) if folder else None)
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import distributed
+from .adversarial import Adversary
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS, DualBound, Quantizer
+from .recipe import Recipe
 
 
 def attention(features: Tensor) -> Tensor:
@@ -76,21 +78,20 @@ class Objective(nn.Module):
     """What one training step minimizes, as a module: a batch in, the loss and its parts out.
 
     A full-precision network minimizes L1. A student with a `teacher` adds structured knowledge transfer and, if
-    the recipe asks for it, the blocks' relative errors; gates in warm-up add their regularization, and some methods a
-    quantization loss.
+    the recipe asks for it, the blocks' relative errors; gates in warm-up add their regularization, some methods a
+    quantization loss, and an `adversary` what its discriminator says. `sr` keeps the last output for it.
     """
 
     def __init__(
         self,
         network: SuperResolutionNetwork,
         teacher: SuperResolutionNetwork | None,
-        skt_weight: float,
-        feature_weight: float,
+        recipe: Recipe,
         precision: str = "fp32",
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.teacher = network, teacher
-        self.skt_weight, self.feature_weight = skt_weight, feature_weight
+        self.network, self.teacher, self.recipe, self.adversary = network, teacher, recipe, adversary
         self.bf16 = precision == "bf16"
         method = None if network.quantization is None else METHODS[network.quantization.method]
         self.quantization_loss_weight = 0.0 if method is None else method.quantization_loss_weight
@@ -98,7 +99,7 @@ class Objective(nn.Module):
     def forward(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Patches N×3×h×w and N×3×H×W to the weighted sum "loss" and its parts unweighted, in float32."""
         network, teacher = self.network, self.teacher
-        matching = self.feature_weight > 0
+        matching = self.recipe.feature_weight > 0
         with self._autocast(low), block_outputs(network, wanted=matching) as student_blocks:
             features = network.features(low)
             sr = network.upsample(features)
@@ -112,10 +113,10 @@ class Objective(nn.Module):
             ):
                 teacher_features = teacher.features(low)
             losses["skt"] = structured_knowledge_transfer(features, teacher_features)
-            loss = loss + self.skt_weight * losses["skt"]
+            loss = loss + self.recipe.skt_weight * losses["skt"]
             if matching:
                 losses["features"] = feature_error(student_blocks, teacher_blocks)
-                loss = loss + self.feature_weight * losses["features"]
+                loss = loss + self.recipe.feature_weight * losses["features"]
         if network.phase == "warm-up":
             losses["gates"] = gate_regularization(network)
             loss = loss + losses["gates"]
@@ -123,6 +124,11 @@ class Objective(nn.Module):
             errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
             losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
             loss = loss + self.quantization_loss_weight * losses["quantization"]
+        if self.adversary is not None:
+            self.sr = sr.detach()
+            losses["adversarial"] = self.adversary.generator_loss(sr)
+            losses["perceptual"] = self.adversary.perceptual_loss(sr, high)
+            loss = loss + self.recipe.adversarial_weight * losses["adversarial"] + losses["perceptual"]
         return {"loss": loss, **losses}
 
     def idle_parameters(self) -> list[nn.Parameter]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import distributed
+from .adversarial import Adversary, PerceptualLoss
 from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
 from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
@@ -19,9 +20,10 @@ from .initializer import initialize, initialize_bounds
 from .losses import Objective
 from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
-from .quantizers import ActivationQuantizer, DualBound
+from .quantizers import DualBound
 from .recipe import Recipe
 from .run_folder import RunState, identity
+from .steps import TrainingStep
 from .validation import Validation, split
 
 
@@ -54,6 +56,7 @@ class Run:
         data: list[tuple[str, np.ndarray]],
         seed: int,
         device: torch.device,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         distributed.check_divisible(recipe.batch_size)
         self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
@@ -64,6 +67,7 @@ class Run:
         if teacher is not None:
             _check_teacher(teacher, network)
             teacher.eval()
+        network.checkpointing = recipe.checkpointing
         held_out, kept = split(data, recipe.validation_images)
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
@@ -71,7 +75,20 @@ class Run:
         self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
         self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
-        self.objective = Objective(network, teacher, recipe.skt_weight, recipe.feature_weight, self.precision)
+        adversary = None
+        if recipe.adversarial_weight:
+            if distributed.world_size() > 1:
+                raise ValueError("Adversarial training runs in one process only; start it without torchrun.")
+            adversary = Adversary(
+                recipe.adversarial_loss,
+                recipe.patch_size,
+                learning_rate=recipe.learning_rate,
+                seed=seed,
+                device=device,
+                perceptual=perceptual,
+            )
+        objective = Objective(network, teacher, recipe, self.precision, adversary)
+        self.train_step = TrainingStep(objective, self.sampler, recipe.batch_size, device)
         self.identity = identity(network, teacher, recipe, data, seed)
         self.step = 0
         self.history = History()
@@ -91,16 +108,14 @@ class Run:
                 self._fix_bounds()
             elif self.network.quantization.bits != self.bits:
                 self._reset_bounds()
-        self._make_optimizer()
+        self.train_step.renew()
 
     def state(self) -> RunState:
         """A complete copy of the run: what `restore` needs to go on bit for bit."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"step.{name}": value for name, value in self.train_step.state().items()}
         tensors |= {f"sum.{name}": value for name, value in self.sums.items()}
-        tensors["generator.sampler"] = self.sampler.state()
         tensors["generator.torch"] = torch.get_rng_state()
         facts = {
             "step": self.step,
@@ -123,17 +138,10 @@ class Run:
             set_phase(self.network, facts["phase"])
             self.network.dynamic_intensity = facts["dynamic_intensity"]
         self.network.load_state_dict(state.group("network"))
-        self._make_optimizer()
-        optimizer = self.optimizer.state_dict()
-        # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
-        for name, value in state.group("optimizer").items():
-            index, _, moment = name.partition(".")
-            optimizer["state"].setdefault(int(index), {})[moment] = value
-        self.optimizer.load_state_dict(optimizer)
+        self.train_step.restore(state.group("step"))
         sums = state.group("sum")
         self.sums = {name: sums[name].to(self.device) for name in facts["sums"]}
         self.best_weights = state.group("best")
-        self.sampler.set_state(state.tensors["generator.sampler"])
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]
         self.history = History(**facts["history"])
@@ -157,46 +165,29 @@ class Run:
         started = time.perf_counter()
         self._prepare()
         self.network.train()
-        batch = self.sampler.sample(self.recipe.batch_size)
-        losses = self.parallel_objective(*(distributed.share(patches) for patches in batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        values = distributed.mean(torch.stack(list(losses.values())).detach())
-        self._discard_if_not_finite(values[0])
-        self.optimizer.step()
-        for name, value in zip(losses, values, strict=True):
+        rates = self.recipe.learning_rates_at(self.step)
+        for name, value in self.train_step(rates, (self.network.quantization, self.network.phase)).items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
         self.summed += 1
         self.step += 1
         self.history.seconds += time.perf_counter() - started
 
     def _prepare(self) -> None:
-        """Bit-width, phase and learning rates of this step."""
+        """Bit-width and phase of this step."""
         if self.network.quantization is not None:
             bits = self.recipe.bits_at(self.step, self.bits)
             if bits != self.network.quantization.bits:
                 self.check()
                 set_bits(self.network, bits)
                 self._reset_bounds()
-                # Gradients grow when levels get fewer: steps scaled by the earlier, smaller ones would be far too long.
-                self._make_optimizer()
+                # The bounds are others now: what Adam remembers of the earlier ones' gradients says nothing about them.
+                self.train_step.renew()
             if bits == self.bits and gated_paths(self.network):
                 since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
                 phase = "warm-up" if since < self.recipe.warmup_steps else "live"
                 if phase != self.network.phase:
                     set_phase(self.network, phase)
-                    self._share_objective()
-        rates = self.recipe.learning_rates_at(self.step)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def _discard_if_not_finite(self, loss: Tensor) -> None:
-        """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
-        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
-        size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
-        finite = torch.isfinite(size)
-        for gradient in gradients:
-            gradient.copy_(torch.where(finite, gradient, 0))
+                    self.train_step.share()
 
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.
@@ -238,19 +229,6 @@ class Run:
             shown["best"] = f"{self.history.best_psnr:.2f} dB"
         return shown
 
-    def _make_optimizer(self) -> None:
-        own = activation_bounds(self.network)
-        known = set(own)
-        weights = [parameter for parameter in self.network.parameters() if parameter not in known]
-        groups = [{"params": weights}, {"params": own}]
-        fused = self.device.type == "cuda"
-        self.optimizer = torch.optim.Adam(groups, lr=self.recipe.learning_rate, fused=fused)
-        self._share_objective()
-
-    def _share_objective(self) -> None:
-        """Let processes share the objective; due again whenever other parameters get gradients."""
-        self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
-
     def _reset_bounds(self) -> None:
         """Start the bounds again from the data, after a change of bit-width."""
         wanted = max(quantizer.calibration_batches for quantizer in activation_quantizers(self.network).values())
@@ -269,17 +247,6 @@ class Run:
     def _calibration_batches(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
             yield self.sampler.sample(self.recipe.batch_size)[0]
-
-
-def activation_bounds(network: SuperResolutionNetwork) -> list[nn.Parameter]:
-    """What trains with the bounds' learning rate: all that activation quantizers own, their gates excepted."""
-    return [
-        parameter
-        for quantizer in network.modules()
-        if isinstance(quantizer, ActivationQuantizer)
-        for name, parameter in quantizer.named_parameters()
-        if not name.startswith("gate.")
-    ]
 
 
 def _check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetwork) -> None:

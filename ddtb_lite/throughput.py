@@ -78,7 +78,7 @@ def throughput(
         waits = count_waits(run.advance, place)
         # The counter sees single operations only.
         with FlopCounterMode(display=False) as counter, uniform.compiled(False):
-            run.objective(*run.sampler.sample(batch_size))["loss"].backward()
+            run.train_step.objective(*run.sampler.sample(batch_size))["loss"].backward()
     official = official_step(network, low_resolution_patch, batch_size, place)
     (official_seconds,) = median_seconds([official], place, max(3, repeats // 5))
     dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32

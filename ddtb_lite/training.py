@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from . import datasets, distributed, uniform
+from .adversarial import PerceptualLoss
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
 from .recipe import Recipe
@@ -32,6 +33,7 @@ def train(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
+    perceptual: PerceptualLoss | None = None,
 ) -> History:
     """Train a network in place; it ends with the weights that scored best on held-out training images.
 
@@ -43,6 +45,9 @@ def train(
     With `out`, the run writes `log.csv`, its best weights and its complete state there. The same call with the same
     folder goes on where the run was cut off, and on a CPU ends bit-identical to one that never was. SIGTERM and
     Ctrl-C save the state before they end the run.
+
+    A recipe with an `adversarial_weight` adds a discriminator that trains along; `perceptual` is then a hook for a loss
+    such as SRGAN's on VGG features, see `adversarial.Adversary`.
 
     Started by `torchrun --nproc-per-node N`, N processes share each batch, on GPUs one each. They train what one
     process trains, up to the order of sums in floating point, and may continue its run, as it may continue theirs.
@@ -58,8 +63,10 @@ def train(
             "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
             "Continue its run folder, or quantize the full-precision network again."
         )
+    if perceptual is not None and not recipe.adversarial_weight:
+        raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
     with distributed.started(device) as own_device:
-        run = Run(network, teacher, recipe, training_images(data), seed, own_device)
+        run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         folder = None if out is None else RunFolder(Path(out), run.identity)
         with uniform.compiled(recipe.compile), _stop_requests() as stop:
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)

@@ -237,7 +237,7 @@ def test_start_copies_what_fits(place: Place, tmp_path: Path, monkeypatch: pytes
         raise RuntimeError("seen enough")
 
     monkeypatch.setattr(command_line.ddtb, "train", watched)
-    main(["train", "--scale", "2", *TINY, "--start", str(place.network), "--out", str(tmp_path / "x")])
+    main(["train", "--scale", "2", *TINY, "--start-from", str(place.network), "--out", str(tmp_path / "x")])
     source = load(place.network).state_dict()
     shared = {name for name, value in seen.items() if name in source and value.shape == source[name].shape}
     assert shared >= {"head.0.weight", "body.0.body.0.weight", "body.0.body.2.bias", "body.1.weight"}
@@ -329,7 +329,7 @@ def test_checkpoints_that_cannot_be_used(
         ["upscale", path, place.images, "--out", out],
         ["complexity", path],
         ["train", "--bits", "2", "--teacher", path, "--data", place.images, "--out", out],
-        ["train", *TINY, "--start", path, "--data", place.images, "--out", out],
+        ["train", *TINY, "--start-from", path, "--data", place.images, "--out", out],
         ["compare", "--teacher", path, "--data", place.images],
     ):
         assert "x.safetensors" in failed(arguments, capsys)

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small_networks import small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,20 +24,8 @@ from ddtb_lite.conversion import (
     set_phase,
 )
 from ddtb_lite.initializer import initialize
-from ddtb_lite.networks import NETWORKS, Quantization, SuperResolutionNetwork, build
+from ddtb_lite.networks import NETWORKS, Quantization, SuperResolutionNetwork
 from ddtb_lite.quantizers import DualBound, PercentileWeight, Quantizer
-
-SMALL = {
-    "edsr": {"n_blocks": 2, "n_feats": 8},
-    "rdn": {"D": 2, "C": 2, "G": 8},
-    "srresnet": {"n_blocks": 2, "n_feats": 8},
-    "srgan": {"n_blocks": 2, "n_feats": 8},
-}
-
-
-def small(name: str = "edsr", scale: int = 2) -> SuperResolutionNetwork:
-    torch.manual_seed(0)
-    return build(name, scale, **SMALL[name])
 
 
 def images(count: int = 3, size: int = 12) -> Tensor:

@@ -1,4 +1,4 @@
-"""Looking inside networks, comparing methods, and the ledger's verdicts."""
+"""Looking inside networks, and the ledger's verdicts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import comparison, diagnostics, ledger
+from ddtb_lite import diagnostics, ledger
 from ddtb_lite.conversion import activation_quantizers, attach_gates, set_phase
 
 
@@ -76,18 +76,6 @@ def test_divergence_names_the_layer(network, batch) -> None:
     message = diagnostics.explain_divergence(student, 7, batch)
     assert "step 7" in message and "body.1.body.0.weight is not finite" in message
     assert "the bounds of body.0.hidden have met" in message
-
-
-def test_comparison_trains_every_method_alike(network) -> None:
-    images = [np.random.default_rng(i).integers(0, 256, (60, 64, 3), dtype=np.uint8) for i in range(4)]
-    changes = {"steps": 2, "batch_size": 2, "patch_size": 48, "falling_bits": (), "warmup_steps": 1}
-    rows = comparison.compare(
-        network, images, ["photos"], methods=["ddtb", "pams", "reactnet"], changes=changes, progress=False
-    )
-    assert [(row.method, row.bits) for row in rows] == [("ddtb", 2), ("pams", 2), ("reactnet", 1)]
-    assert all(np.isfinite([row.scores["photos"].psnr, row.initial_error, row.feature_error]).all() for row in rows)
-    text = comparison.table(rows).splitlines()
-    assert len(text) == 4 and text[0].startswith("method")
 
 
 def claim(ours: float | None, preset: str | None) -> ledger.Claim:

@@ -69,4 +69,4 @@ def test_a_step_that_cannot_be_recorded_is_logged_once_and_called(caplog: pytest
 
 
 def test_a_cpu_records_nothing() -> None:
-    assert recorder_for(torch.device("cpu"), []) is None
+    assert recorder_for(torch.device("cpu")) is None

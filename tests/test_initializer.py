@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from small_networks import small
 from torch import Tensor, nn
 
 from ddtb_lite.conversion import (
@@ -19,18 +20,6 @@ from ddtb_lite.conversion import (
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork, build
 from ddtb_lite.quantizers import DualBound
-
-SMALL = {
-    "edsr": {"n_blocks": 2, "n_feats": 8},
-    "rdn": {"D": 2, "C": 2, "G": 8},
-    "srresnet": {"n_blocks": 2, "n_feats": 8},
-    "srgan": {"n_blocks": 2, "n_feats": 8},
-}
-
-
-def small(name: str = "edsr") -> SuperResolutionNetwork:
-    torch.manual_seed(0)
-    return build(name, 2, **SMALL[name])
 
 
 def batches(count: int, images: int = 2) -> list[Tensor]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddtb_lite.conversion import quantize, set_phase
+from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, Discriminator, SuperResolutionNetwork, build
+from ddtb_lite.networks.rdn import Concatenation
 
 SMALL = {
     "edsr": {"n_blocks": 2, "n_feats": 8},
@@ -236,6 +243,107 @@ def test_any_image_size(name: str, scale: int, size: tuple[int, int]) -> None:
         assert output.shape == (3, 3, scale * height, scale * width)
         torch.testing.assert_close(output, network.upsample(network.features(image)))
         torch.testing.assert_close(output[1:2], network(image[1:2]), rtol=1e-4, atol=1e-3)
+
+
+# -------------------------------------------------------------------------------------- concatenation
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_concatenation_is_torch_cat_with_its_gradients(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, n, 3, 4).to(memory_format=layout).requires_grad_() for n in (3, 2, 5)]
+
+    def loss(results: list[Tensor]) -> Tensor:
+        return sum((result.sin() ** 2).sum() * (index + 1) for index, result in enumerate(results))  # type: ignore
+
+    concatenate = Concatenation(10)
+    results = [leaves[0]]
+    for leaf in leaves[1:]:
+        results.append(concatenate(results[-1], leaf))
+    expected = [torch.cat(leaves[:count], 1) for count in (1, 2, 3)]
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+    assert results[2].is_contiguous(memory_format=layout) and results[2].data_ptr() == results[1].data_ptr()
+    gradients, right = (torch.autograd.grad(loss(each), leaves) for each in (results, expected))
+    assert all(torch.equal(*pair) for pair in zip(gradients, right, strict=True))
+
+
+def test_a_concatenation_rounds_nothing() -> None:
+    concatenate, wide = Concatenation(5), torch.full((1, 2, 2, 2), 1 / 3)
+    dense = concatenate(wide.bfloat16(), wide)
+    assert torch.equal(dense, torch.cat([wide.bfloat16(), wide], 1)) and dense.dtype == torch.float32
+    with pytest.raises(ValueError, match="float64 cannot be concatenated to torch.float32"):
+        concatenate(dense, wide[:, :1].double())
+
+
+def concatenating(block: nn.Module, x: Tensor) -> Tensor:
+    """A residual dense block that copies all features at each convolution."""
+    dense = x
+    for convolution in block.convs:
+        dense = torch.cat([dense, convolution(dense)], 1)
+    return block.output(block.LFF(block.fusion_input(dense))) + block.skip(x)
+
+
+def dense_network(method: str | None, fully: bool = False) -> SuperResolutionNetwork:
+    """A small RDN whose gates, if it is DDTB's, are live."""
+    network = small("rdn", 2)
+    if method is not None:
+        network = quantize(network, method, 4, gate_ratio=1.0, fully=fully)
+        initialize(network, 255 * torch.rand(4, 3, 8, 8))
+        set_phase(network, "live")
+    return network
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("method", "fully"), [(None, False), ("ddtb", False), ("ddtb", True), ("minmax", False)])
+def test_dense_blocks_equal_concatenating_ones(
+    method: str | None, fully: bool, autocast: bool, layout: torch.memory_format
+) -> None:
+    """Outputs, statistics and gradients to the bit; those of bounds and gates come from sums in another order."""
+    network = dense_network(method, fully).to(memory_format=layout)  # type: ignore[call-overload]
+    x = (255 * torch.rand(3, 3, 7, 6)).to(memory_format=layout)
+    copies = [network, copy.deepcopy(network)]
+    for name in copies[1].block_names():
+        block = copies[1].get_submodule(name)
+        block.forward = partial(concatenating, block)  # type: ignore[method-assign]
+    results: list[list[Tensor]] = []
+    for each in copies:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            trained = each.train()(x)
+            trained.float().square().mean().backward()
+            with torch.inference_mode():
+                results.append([trained, each.eval()(x), *(buffer.clone() for buffer in each.buffers())])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    for (name, parameter), other in zip(copies[0].named_parameters(), copies[1].parameters(), strict=True):
+        if name.endswith((".upper", ".lower")) or ".gate." in name:
+            limit = 1e-4 * float(other.grad.abs().max())
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=limit)
+        else:
+            assert torch.equal(parameter.grad, other.grad), name
+
+
+def kept_for_backward(function: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """Elements in all memory that stays allocated for the backward pass, that of `x` and the weights included."""
+    pieces: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        pieces[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = function(x)  # alive, so that no memory is used twice
+    assert kept.requires_grad
+    return sum(pieces.values())
+
+
+def test_a_dense_block_keeps_each_feature_once() -> None:
+    """And once more where a ReLU made it."""
+    block = small("rdn", 2).RDBs[0]
+    x = torch.randn(2, 8, 16, 16).requires_grad_()
+    weights = sum(parameter.numel() for name, parameter in block.named_parameters() if name.endswith("weight"))
+    assert kept_for_backward(block, x) - weights == (1 + 4 + 3) * x.numel()
+    assert kept_for_backward(partial(concatenating, block), x) - weights == (1 + 2 + 3 + 4 + 3) * x.numel()
 
 
 # --------------------------------------------------------------------------------- quantization points

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import threading
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ddtb_lite import images
+from ddtb_lite import images, patches
 from ddtb_lite.patches import PatchSampler
 
 torch.set_num_threads(1)
@@ -121,6 +123,131 @@ def test_seeds_and_states() -> None:
     later = [first.sample(4)[1] for _ in range(2)]
     other.set_state(state)
     assert all(torch.equal(other.sample(4)[1], high) for high in later)
+
+
+# ------------------------------------------------------------------------------------------ placement
+
+
+def sampler_in(placement: str, seed: int = 5) -> PatchSampler:
+    return PatchSampler([noise(40, 50), noise(60, 30, 1)], 2, 16, seed=seed, placement=placement)
+
+
+def equal(batch: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(*pair) and pair[0].stride() == pair[1].stride() for pair in zip(batch, other, strict=True))
+
+
+def test_the_placement_changes_no_patch_and_no_state() -> None:
+    """Batches of the same size, which the thread has cut ahead, and of other sizes, which it could not foresee."""
+    device, host = sampler_in("device"), sampler_in("host")
+    assert torch.equal(device.state(), host.state())
+    for count in (4, 4, 4, 3, 4, 4, 1):
+        assert equal(device.sample(count), host.sample(count))
+        assert torch.equal(device.state(), host.state())
+
+
+@pytest.mark.parametrize("count", [4, 3])
+def test_a_state_leads_back_to_the_same_patches_in_spite_of_prefetching(count: int) -> None:
+    host = sampler_in("host")
+    host.sample(4)
+    state = host.state()
+    expected = [host.sample(count) for _ in range(3)]
+    host.set_state(state)
+    assert torch.equal(host.state(), state)
+    assert all(equal(host.sample(count), batch) for batch in expected)
+    for placement in ("host", "device"):  # resumed elsewhere
+        resumed = sampler_in(placement, seed=6)
+        resumed.sample(4)
+        resumed.set_state(state)
+        assert all(equal(resumed.sample(count), batch) for batch in expected)
+
+
+def test_the_next_batch_is_cut_by_a_thread_while_this_one_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    gather = PatchSampler._gather
+
+    def watched(self: PatchSampler, places: Tensor) -> tuple[Tensor, Tensor]:
+        threads.append(threading.current_thread().name)
+        return gather(self, places)
+
+    monkeypatch.setattr(PatchSampler, "_gather", watched)
+    host = sampler_in("host")
+    for _ in range(3):
+        host.sample(4)
+    host._ahead.batch.result()
+    assert len(threads) == 4 and set(threads) == {"patches_0"}
+
+
+def test_the_thread_ends_with_the_sampler() -> None:
+    host = sampler_in("host")
+    host.sample(2)
+    (thread,) = host._thread._threads
+    assert thread.is_alive() and thread in threading.enumerate()
+    del host
+    gc.collect()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_an_error_in_the_thread_reaches_the_caller_and_skips_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, device = sampler_in("host"), sampler_in("device")
+    expected = [device.sample(4) for _ in range(3)]
+    assert equal(host.sample(4), expected[0])
+    host._ahead.batch.result()
+
+    def out_of_memory(self: PatchSampler, places: Tensor) -> None:
+        raise MemoryError("no memory for patches")
+
+    with monkeypatch.context() as context:
+        context.setattr(PatchSampler, "_gather", out_of_memory)
+        assert equal(host.sample(4), expected[1])  # cut before
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="no memory for patches"):
+                host.sample(4)
+    host.set_state(host.state())
+    assert equal(host.sample(4), expected[2])
+
+
+def test_large_sets_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = noise(40, 40)
+    size = 40 * 40 * 3 + 20 * 20 * 3
+    for free, expected in ((2 * size, "device"), (2 * size - 1, "host")):
+        monkeypatch.setattr(patches, "_free_memory", lambda device, free=free: free)
+        assert PatchSampler([picture], 2, 8).placement == expected
+        assert PatchSampler([picture], 2, 8, placement="device").placement == "device"
+        assert PatchSampler([picture], 2, 8, placement="host").placement == "host"
+    monkeypatch.undo()
+    assert PatchSampler([picture], 2, 8).placement == "device"
+    with pytest.raises(ValueError, match="placement is 'gpu', expected one of auto, device, host"):
+        PatchSampler([picture], 2, 8, placement="gpu")
+
+
+def test_cut_needs_nothing_but_places() -> None:
+    """As a graph would use it: into the same tensor, drawn anew each time."""
+    whole, parts = sampler_in("device"), sampler_in("device")
+    places = torch.zeros(2, 3, 4, dtype=torch.long)
+    for _ in range(3):
+        places.copy_(parts.draw(4))
+        assert equal(parts.cut(places), whole.sample(4))
+
+
+def test_nothing_is_drawn_inside_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = sampler_in("device")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    sampler.draw(4)  # a CPU has no graphs
+    sampler.device = torch.device("cuda")
+    with pytest.raises(RuntimeError, match="The host draws patches"):
+        sampler.sample(4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_gpu_gets_the_same_patches(placement: str) -> None:
+    gpu = PatchSampler([noise(40, 50), noise(60, 30, 1)], 2, 16, seed=5, device="cuda", placement=placement)
+    cpu = sampler_in("device")
+    for count in (4, 4, 3):
+        low, high = gpu.sample(count)
+        assert low.is_cuda and high.is_cuda
+        assert equal((low.cpu(), high.cpu()), cpu.sample(count))
 
 
 def test_a_batch_is_channels_last_and_independent_of_the_buffer() -> None:

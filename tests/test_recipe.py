@@ -173,7 +173,7 @@ def test_override() -> None:
 
 
 def test_override_names_fields_that_do_not_exist() -> None:
-    with pytest.raises(ValueError, match="A recipe has no field epochs, lr; it has batch_size, .*warmup_steps"):
+    with pytest.raises(ValueError, match="A recipe has no field epochs, lr; it has adversarial_loss, .*warmup_steps"):
         Recipe("x", steps=5).override(lr=1, epochs=2, steps=3)
 
 

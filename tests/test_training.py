@@ -30,7 +30,8 @@ from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.patches import PatchSampler
 from ddtb_lite.quantizers import METHODS, DualBound
 from ddtb_lite.run_folder import RunFolder
-from ddtb_lite.runs import History, Run, activation_bounds
+from ddtb_lite.runs import History, Run
+from ddtb_lite.steps import activation_bounds
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 
@@ -310,13 +311,13 @@ def test_parameter_groups(method: str) -> None:
     """The bounds' group: what activation quantizers train, without gates and without weight quantizers."""
     recipe = RECIPE if METHODS[method].highest_bits > 1 else RECIPE.override(falling_bits=())
     run = run_of(student(method), full_precision(), recipe)
-    weights, bounds = (names_of(run.network, group["params"]) for group in run.optimizer.param_groups)
+    weights, bounds = (names_of(run.network, group["params"]) for group in run.train_step.optimizer.param_groups)
     places = ["body.0.input", "body.0.hidden", "body.0.output"]
     assert bounds == {f"{place}.{name}" for place in places for name in BOUND_NAMES[method]}
     assert weights | bounds == {name for name, _ in run.network.named_parameters()} and not weights & bounds
     assert any(".gate." in name for name in weights) == (method == "ddtb")
     assert names_of(run.network, activation_bounds(run.network)) == bounds
-    for group in run.optimizer.param_groups:
+    for group in run.train_step.optimizer.param_groups:
         assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
 
 
@@ -339,7 +340,11 @@ def test_learning_rates_reach_the_parameters() -> None:
 
 def test_learning_rates_follow_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, ...]] = []
-    after_each_step(monkeypatch, lambda run: seen.append(tuple(group["lr"] for group in run.optimizer.param_groups)))
+
+    def see(run: Run) -> None:
+        seen.append(tuple(group["lr"] for group in run.train_step.optimizer.param_groups))
+
+    after_each_step(monkeypatch, see)
     # The paper's halving counts the calibration batches: the first comes at step 3, the second at step 7.
     recipe = RECIPE.override(halve_every=4, calibration_batches=1, learning_rate=1e-4)
     train(student(), DATA, recipe, progress=False, device="cpu")
@@ -474,7 +479,8 @@ def test_a_step_does_not_wait_for_the_device(method: str | None, monkeypatch: py
     """In warm-up and with live gates; Adam is the fused one, which training takes on a GPU."""
     recipe = (PLAIN if method is None else RECIPE).override(falling_bits=())
     run = run_of(full_precision() if method is None else student(method), full_precision(), recipe)
-    run.optimizer = torch.optim.Adam([{"params": group["params"]} for group in run.optimizer.param_groups], fused=True)
+    groups = [{"params": group["params"]} for group in run.train_step.optimizer.param_groups]
+    run.train_step.optimizer = torch.optim.Adam(groups, fused=True)
 
     def waits(*_: object) -> None:
         raise AssertionError("a value was read back from the device")
@@ -541,9 +547,7 @@ def start(out: Path, kind: str = "student", recipe: Recipe = RECIPE) -> tuple[Su
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 8, 9, 10])
-def test_an_interrupted_run_ends_bit_identical(
-    steps: int, tmp_path: Path, uninterrupted: Outcomes
-) -> None:
+def test_an_interrupted_run_ends_bit_identical(steps: int, tmp_path: Path, uninterrupted: Outcomes) -> None:
     """Cut off before the first save, in each phase, between saves and at the very end."""
     cut_off(tmp_path, steps)
     network, history = start(tmp_path)
@@ -552,9 +556,7 @@ def test_an_interrupted_run_ends_bit_identical(
     assert facts(history) == expected
 
 
-def test_a_run_that_is_cut_off_again_and_again(
-    tmp_path: Path, uninterrupted: Outcomes
-) -> None:
+def test_a_run_that_is_cut_off_again_and_again(tmp_path: Path, uninterrupted: Outcomes) -> None:
     for kind in ("student", "full precision"):
         out = tmp_path / kind
         for steps in (2, 4, 7, 8, 10):
@@ -572,6 +574,7 @@ def test_a_run_that_is_cut_off_again_and_again(
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ("ddtb", "reactnet")])
 def test_every_methods_state_is_complete(method: str, tmp_path: Path) -> None:
     """Moving averages, steps and clips are part of the state; the cut is just before the bit-width changes."""
+
     def stop(*_: object, **__: object) -> None:
         raise PowerCut
 
@@ -742,9 +745,7 @@ def test_kill_and_terminate_real_processes(tmp_path: Path, capsys: pytest.Captur
     assert running.returncode == 130, errors
     stopped_at = saved_step()
     assert killed_at < stopped_at < 60
-    assert errors.splitlines() == [
-        f"Training was stopped after step {stopped_at}. The same call continues from {out}."
-    ]
+    assert errors.splitlines() == [f"Training was stopped after step {stopped_at}. The same call continues from {out}."]
     assert output == ""
 
     running = process()
@@ -943,3 +944,42 @@ def test_bounds_can_start_at_a_fixed_value() -> None:
         for quantizer in activation_quantizers(run.network).values():
             assert isinstance(quantizer, DualBound)
             assert (quantizer.lower.item(), quantizer.upper.item()) == (-7.0, 7.0)
+
+
+def test_a_discriminator_trains_along_and_resumes(tmp_path: Path) -> None:
+    """Its losses are logged, a perceptual hook is called, and an interruption leaves no trace."""
+    recipe = PLAIN.override(adversarial_weight=1e-3, adversarial_loss="least_squares")
+    called = []
+
+    def perceptual(sr: Tensor, hr: Tensor) -> Tensor:
+        called.append(sr.shape == hr.shape)
+        return (sr - hr).abs().mean()
+
+    def run(out: Path | None) -> tuple[dict[str, Tensor], History]:
+        network = full_precision()
+        history = train(network, DATA, recipe, out=out, progress=False, device="cpu", perceptual=perceptual, seed=3)
+        return state_of(network), history
+
+    whole, history = run(tmp_path / "whole")
+    assert {"adversarial", "perceptual", "discriminator"} <= set(history.rows[0]) and all(called)
+    with pytest.MonkeyPatch.context() as patched:
+        after_each_step(patched, _cut_at(4))
+        with pytest.raises(PowerCut):
+            run(tmp_path / "cut")
+    resumed, _ = run(tmp_path / "cut")
+    assert equal(whole, resumed)
+    states = [safetensors.torch.load_file(tmp_path / name / "state.safetensors") for name in ("whole", "cut")]
+    assert equal(*states) and any("adversary.discriminator" in name for name in states[0])
+
+
+def _cut_at(step: int) -> Callable[[Run], None]:
+    def see(run: Run) -> None:
+        if run.step == step:
+            raise PowerCut
+
+    return see
+
+
+def test_a_perceptual_loss_needs_a_discriminator() -> None:
+    with pytest.raises(ValueError, match="belongs to adversarial training"):
+        train(full_precision(), DATA, PLAIN, progress=False, perceptual=lambda sr, hr: sr.mean())

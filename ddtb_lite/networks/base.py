@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from .recomputation import recomputed
 
 VARIANTS = ("paper", "official")
 
@@ -80,6 +83,20 @@ class SuperResolutionNetwork(nn.Module):
     def block_names(self) -> Sequence[str]:
         """Paths of the residual (dense) blocks, in the order in which they run."""
         raise NotImplementedError
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether the blocks are computed again in the backward pass, to save memory: same gradients, more time."""
+        return any("forward" in vars(self.get_submodule(name)) for name in self.block_names())
+
+    @checkpointing.setter
+    def checkpointing(self, wanted: bool) -> None:
+        for name in self.block_names():
+            block = self.get_submodule(name)
+            vars(block).pop("forward", None)
+            if wanted:
+                # Inside the call of the block, so that hooks see each block once.
+                block.forward = partial(recomputed, block)  # type: ignore[method-assign]
 
     @property
     def device(self) -> torch.device:

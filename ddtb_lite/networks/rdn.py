@@ -5,6 +5,8 @@ https://arxiv.org/abs/1802.08797. Configuration B: D = 16 dense blocks of C = 8 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,52 @@ from .base import (
 )
 
 
+class Concatenation:
+    """Concatenates tensors N×…×H×W along the channels as they arrive, in one piece of memory set aside for all.
+
+    Calls give the values and gradients of `torch.cat([so_far, x], 1)`. That would copy all features at each of
+    eight dense convolutions, five times what they are in the end, and each copy stays for the backward pass. Here
+    only `x` moves: it fills channels further on, so what earlier calls have returned stays as it was.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self.memory: Tensor | None = None
+        self.so_far: Tensor | None = None
+
+    def __call__(self, so_far: Tensor, x: Tensor) -> Tensor:
+        """`so_far` is what the last call returned, or in the first call the tensor to begin with."""
+        kind = torch.promote_types(so_far.dtype, x.dtype)
+        if self.memory is None:
+            pixel_by_pixel = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+            layout = torch.channels_last if pixel_by_pixel else torch.contiguous_format
+            shape = (x.shape[0], self.channels, *x.shape[2:])
+            self.memory = torch.empty(shape, dtype=kind, device=x.device, memory_format=layout)
+        if kind != self.memory.dtype:
+            raise ValueError(f"{x.dtype} cannot be concatenated to {self.memory.dtype} without being rounded.")
+        self.so_far = _Append.apply(self.memory, so_far, x, so_far is self.so_far)
+        return self.so_far
+
+
+class _Append(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, memory: Tensor, so_far: Tensor, x: Tensor, already_there: bool) -> Tensor:
+        ctx.start = so_far.shape[1]
+        end = ctx.start + x.shape[1]
+        # Through `data`, because autograd would take each write for a change of everything returned before.
+        memory = memory.data
+        if not already_there:
+            memory[:, : ctx.start] = so_far
+        memory[:, ctx.start : end] = x
+        return memory[:, :end]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        return None, grads[0][:, : ctx.start], grads[0][:, ctx.start :], None
+
+
 class DenseConvolution(nn.Module):
-    """A 3×3 convolution with ReLU that appends its G features to its input; `input` is its placeholder."""
+    """A 3×3 convolution with ReLU that makes G new features of all features so far; `input` is its placeholder."""
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -26,24 +72,26 @@ class DenseConvolution(nn.Module):
         self.input = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.conv(self.input(x))], dim=1)
+        return self.conv(self.input(x))
 
 
 class ResidualDenseBlock(nn.Module):
-    """C dense convolutions, a 1×1 local feature fusion, and the skip."""
+    """C dense convolutions, each of which sees what all before it made, a 1×1 local feature fusion, and the skip."""
 
     def __init__(self, channels: int, growth: int, n_convs: int) -> None:
         super().__init__()
-        self.convs = nn.Sequential(
-            *[DenseConvolution(channels + index * growth, growth) for index in range(n_convs)]
-        )
+        self.convs = nn.Sequential(*[DenseConvolution(channels + index * growth, growth) for index in range(n_convs)])
         self.LFF = nn.Conv2d(channels + n_convs * growth, channels, 1)
         self.fusion_input = nn.Identity()
         self.skip = nn.Identity()
         self.output = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.LFF(self.fusion_input(self.convs(x)))) + self.skip(x)
+        concatenate = Concatenation(self.LFF.in_channels)
+        dense = x
+        for convolution in self.convs:
+            dense = concatenate(dense, convolution(dense))
+        return self.output(self.LFF(self.fusion_input(dense))) + self.skip(x)
 
 
 class RDN(SuperResolutionNetwork):
@@ -73,12 +121,13 @@ class RDN(SuperResolutionNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self.SFENet1(x)
-        block_output = self.SFENet2(self.shallow_input(shallow))
-        block_outputs = []
-        for block in self.RDBs:
+        first, *others = self.RDBs
+        dense = block_output = first(self.SFENet2(self.shallow_input(shallow)))
+        concatenate = Concatenation(self.architecture["D"] * self.architecture["G"])
+        for block in others:
             block_output = block(block_output)
-            block_outputs.append(block_output)
-        fused = self.GFF[0](self.fusion_inputs[0](torch.cat(block_outputs, dim=1)))
+            dense = concatenate(dense, block_output)
+        fused = self.GFF[0](self.fusion_inputs[0](dense))
         fused = self.GFF[1](self.fusion_inputs[1](fused))
         return self.fusion_output(fused) + self.long_skip(shallow)
 

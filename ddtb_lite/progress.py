@@ -1,0 +1,127 @@
+"""How far a list of experiments has come: what is done, under way or missing, and what is left to do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+
+from . import results
+from .recipe import Recipe
+
+if TYPE_CHECKING:  # the list of experiments prints its own progress
+    from .experiments import Experiment
+
+# From the shortest to the longest.
+PRESETS = ("smoke", "short", "paper")
+
+
+def results_in(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The results of the runs whose folders lie in a folder, by name."""
+    files = sorted(Path(folder).glob("*/*.json"))
+    return {file.stem: results.read(file) for file in files if file.stem == file.parent.name}
+
+
+def finished(result: dict[str, Any], preset: str) -> bool:
+    """Whether a result comes from a training at least as long as the preset's."""
+    done = result["config"].get("recipe", {}).get("preset_name")
+    return done in PRESETS and PRESETS.index(done) >= PRESETS.index(preset)
+
+
+def listing(
+    chosen: Iterable[Experiment],
+    preset: str,
+    folder: str,
+    done: Mapping[str, dict[str, Any]],
+    timed: Iterable[dict[str, Any]],
+) -> str:
+    """A line for each experiment: the scores of what is done, what the rest takes; and the sum of that.
+
+    `done` are results by name, `timed` those whose speed the estimates are based on.
+    """
+    lines, left = [], 0.0
+    for each in chosen:
+        if result := done.get(each.name):
+            scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
+            state = f"done ({result['config']['recipe']['preset_name']}): {scores}"
+        else:
+            step = _last_step(Path(folder) / each.name)
+            state = "missing" if step is None else f"under way, at step {step}"
+            hours = each.hours(preset, timed)
+            if hours is not None:
+                hours *= 1 - min(1, (step or 0) / Recipe.preset(preset, each.network).steps)
+                state += f", {_duration(hours)}"
+                left += hours
+        lines.append(f"{each.purpose:16s} {each.name:40s} {state}")
+    if left:
+        basis = "on one H100, by arithmetic" if preset == "paper" else "at the speed of runs that are done"
+        lines.append(f"All that is left: {_duration(left)} {basis}.")
+    return "\n".join(lines)
+
+
+def _last_step(folder: Path) -> int | None:
+    """The step from which an unfinished run continues, None if it has not saved a state."""
+    state = folder / "state.safetensors"
+    if not state.exists():
+        return None
+    with safetensors.safe_open(state, "pt") as file:
+        return json.loads(file.metadata()["run"])["step"]
+
+
+def _duration(hours: float) -> str:
+    minutes = 60 * hours
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes:.1f} minutes" if minutes < 90 else f"about {hours:.1f} hours"
+
+
+def jobs(
+    chosen: Iterable[Experiment],
+    preset: str,
+    folder: str,
+    done: Mapping[str, dict[str, Any]],
+    timed: Iterable[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """What a workflow has to know of each run in `folder`: its inputs, its command and its cost.
+
+    Runs that are `done` elsewhere are left out, unless a network is needed that did not come with its result.
+    Raises `ValueError` if `folder` holds results of a shorter preset.
+    """
+    chosen, timed, own = list(chosen), list(timed), results_in(folder)
+    for name, result in own.items():
+        if not finished(result, preset):
+            raise ValueError(f"{folder}/{name} holds a shorter run than {preset}'s; choose another folder.")
+    elsewhere = set(done) - set(own)
+    shipped = {name for name in elsewhere if (results.DATA / "checkpoints" / f"{name}.safetensors").exists()}
+    needed = {name for each in chosen for name in each.needs}
+    return [
+        {
+            "name": each.name,
+            "quantized": each.quantization is not None,
+            "inputs": each.inputs(folder, shipped),
+            "arguments": each.arguments(preset, folder, shipped),
+            "hours": each.hours(preset, timed),
+        }
+        for each in chosen
+        if each.name not in elsewhere or (each.name in needed and each.name not in shipped)
+    ]
+
+
+def as_csv(chosen: Iterable[Experiment], done: Mapping[str, dict[str, Any]]) -> str:
+    """The scores of all runs that are done, one row a data set."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    fields = ("purpose", "model", "scale", "bits", "method", "fully", "seed")
+    writer.writerow(["run", *fields, "preset", "dataset", "psnr_db", "ssim", "seconds"])
+    for each in chosen:
+        if result := done.get(each.name):
+            about = [each.name, *(getattr(each, field) for field in fields)]
+            about.append(result["config"]["recipe"]["preset_name"])
+            for name, score in result["scores"].items():
+                writer.writerow([*about, name, score["psnr"], score["ssim"], result["seconds"]])
+    return text.getvalue()

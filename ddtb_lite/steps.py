@@ -1,0 +1,128 @@
+"""What happens on the device in one training step: patches, losses, gradients, new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor, nn
+
+from . import distributed
+from .adversarial import Adversary
+from .graphs import StepGraph, recorder_for
+from .losses import Objective
+from .patches import PatchSampler
+from .quantizers import ActivationQuantizer
+
+
+class TrainingStep:
+    """Draws a batch, and moves the parameters of `objective.network` against the gradient with Adam.
+
+    Nothing in it waits for the device, and on a GPU it is recorded as a CUDA graph. `adversary`, if there is one,
+    takes its own step after the network's.
+    """
+
+    def __init__(self, objective: Objective, sampler: PatchSampler, batch_size: int, device: torch.device) -> None:
+        self.objective, self.sampler, self.batch_size, self.device = objective, sampler, batch_size, device
+        self.batch: tuple[Tensor, Tensor] | None = None
+        # Processes talk to each other within a step, which has not been recorded anywhere yet.
+        self.graph = StepGraph(recorder_for(device) if distributed.world_size() == 1 else None)
+
+    @property
+    def adversary(self) -> Adversary | None:
+        return self.objective.adversary
+
+    def renew(self) -> None:
+        """A new optimizer, without memory of earlier gradients."""
+        network = self.objective.network
+        own = activation_bounds(network)
+        known = set(own)
+        weights = [parameter for parameter in network.parameters() if parameter not in known]
+        on_gpu = self.device.type == "cuda"
+        groups: list[dict] = [{"params": weights}, {"params": own}]
+        for group in groups:
+            # A graph reads its learning rate from a tensor.
+            group["lr"] = torch.zeros((), device=self.device) if on_gpu else 0.0
+        self.optimizer = torch.optim.Adam(groups, fused=on_gpu, capturable=on_gpu)
+        self.share()
+
+    def share(self) -> None:
+        """Let processes share the objective; due again whenever other parameters get gradients."""
+        self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
+
+    def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
+        """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
+
+        `situation` names what else decides how the step is computed, such as the bit-width.
+        """
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        low, high = (distributed.share(patches) for patches in self.sampler.sample(self.batch_size))
+        if self.batch is None or self.device.type == "cpu":
+            self.batch = low, high
+        else:  # a graph reads its patches from the same place each time
+            self.batch[0].copy_(low)
+            self.batch[1].copy_(high)
+        return self.graph(self._step, (situation, id(self.optimizer)))
+
+    def _step(self) -> dict[str, Tensor]:
+        assert self.batch is not None
+        losses = self.parallel_objective(*self.batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        values = distributed.mean(torch.stack(list(losses.values())).detach())
+        self._discard_if_not_finite(values[0])
+        self.optimizer.step()
+        means = dict(zip(losses, values, strict=True))
+        if self.adversary is not None:
+            means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
+        return means
+
+    def _discard_if_not_finite(self, loss: Tensor) -> None:
+        """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
+        gradients = [each.grad for each in self.objective.network.parameters() if each.grad is not None]
+        size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
+        finite = torch.isfinite(size)
+        for gradient in gradients:
+            gradient.copy_(torch.where(finite, gradient, 0))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes from step to step, the network apart, by dotted name."""
+        tensors = {"sampler": self.sampler.state()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        if self.adversary is not None:
+            tensors |= {f"adversary.{name}": value for name, value in self.adversary.state().items()}
+        return tensors
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.renew()
+        self.sampler.set_state(state["sampler"])
+        optimizer = self.optimizer.state_dict()
+        adversary = {}
+        for name, value in state.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
+                index, _, moment = rest.partition(".")
+                optimizer["state"].setdefault(int(index), {})[moment] = value
+            elif kind == "adversary":
+                adversary[rest] = value
+        self.optimizer.load_state_dict(optimizer)
+        if self.adversary is not None:
+            self.adversary.restore(adversary)
+
+
+def activation_bounds(network: nn.Module) -> list[nn.Parameter]:
+    """What trains with the bounds' learning rate: all that activation quantizers own, their gates excepted."""
+    return [
+        parameter
+        for quantizer in network.modules()
+        if isinstance(quantizer, ActivationQuantizer)
+        for name, parameter in quantizer.named_parameters()
+        if not name.startswith("gate.")
+    ]

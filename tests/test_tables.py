@@ -1,0 +1,206 @@
+"""The book's result tables: claims beside runs as HTML, and the runs that a page makes for them."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddtb_lite import ledger, tables
+from ddtb_lite.experiments import experiments
+
+
+class Reader(HTMLParser):
+    """Collects each table's rows as lists of cell texts, and the elements that were left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "tr" in self.open:
+            self.rows[-1][-1] += data
+
+
+def claim(**changes: Any) -> ledger.Claim:
+    fields: dict[str, Any] = {
+        "table": "main_results",
+        "model": "EDSR",
+        "scale": 4,
+        "bits": 2,
+        "method": "DDTB",
+        "dataset": "Set5",
+        "paper": 30.97,
+        "source": "s",
+        "ours": None,
+        "preset": None,
+        "run": None,
+        "command": "python -m ddtb_lite train --bits 2",
+        "hours": 0.025,
+    }
+    return ledger.Claim(**(fields | changes))
+
+
+DONE = {"ours": 29.517, "preset": "short", "run": "edsr_x4_ddtb_2bit", "hours": 0.0}
+
+
+def run(name: str = "r", seed: int = 0, psnr: float = 29.5, **changes: Any) -> dict[str, Any]:
+    """A result as the ledger reads it; `changes` go into its quantization, recipe or configuration."""
+    quantization = {"method": "ddtb", "bits": 2, "fully": False, "variant": "paper"}
+    quantization |= {"gate_ratio": 0.3, "percentile": 99}
+    recipe = {"preset_name": "short", "warmup_steps": 100, "fixed_bounds": None}
+    config: dict[str, Any] = {"model": "edsr", "scale": 4, "architecture": {"n_blocks": 16, "n_feats": 64}}
+    for key, value in changes.items():
+        (quantization if key in quantization else recipe if key in recipe else config)[key] = value
+    config |= {"quantization": quantization, "recipe": recipe}
+    scores = {"Set5": {"psnr": psnr}}
+    return {"run": name, "seed": seed, "command": f"train {name}", "config": config, "scores": scores}
+
+
+# ------------------------------------------------------------------------------------------------ HTML
+
+
+def test_a_table_has_its_headings_its_cells_and_their_classes() -> None:
+    text = tables.table({"a < b": "", "dB": "number"}, [["<b>x</b>", 3], ["y", ""]]).data
+    reader = Reader(text)
+    assert reader.rows == [["a < b", "dB"], ["x", "3"], ["y", ""]] and not reader.open
+    assert text.count('class="number"') == 3
+
+
+def test_a_table_refuses_a_row_of_another_length() -> None:
+    with pytest.raises(ValueError):
+        tables.table({"a": "", "b": ""}, [["x"]])
+
+
+def test_a_verdict_has_the_class_that_the_style_sheet_knows() -> None:
+    sheet = (Path(__file__).parent.parent / "book/_static/book.css").read_text(encoding="utf-8")
+    for status in ("reproduced", "approximate", "contradicted", "not run"):
+        found = re.fullmatch(r'<span class="verdict ([a-z-]+)">(.+)</span>', tables.verdict(status))
+        assert found and found.group(2) == status
+        assert f".verdict.{found.group(1)}" in sheet
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [([], ""), ([1.234], "1.23"), ([1.0, 2.0, 3.0], "2.00 ± 1.00 (3)"), ([0.0, 0.2], "0.10 ± 0.14 (2)")],
+)
+def test_spread_is_mean_and_sample_deviation(values: list[float], wanted: str) -> None:
+    assert tables.spread(values) == wanted
+
+
+def test_the_cost_of_a_claim_is_its_run_or_a_price() -> None:
+    assert tables.cost(claim(**DONE)) == "edsr_x4_ddtb_2bit"
+    assert tables.cost(claim(hours=0.025)) == "about 1.5 H100-minutes"
+    assert tables.cost(claim(hours=2.04)) == "about 2.0 H100-hours"
+    assert tables.cost(claim(command="")) == "not a method of this package"
+
+
+def test_claims_show_paper_ours_difference_and_verdict() -> None:
+    filled = claim(**DONE, paper_ssim=0.876, ours_ssim=0.8358, seeds=(29.517, 29.483))
+    text = tables.claims([claim(bits=3, paper=31.52), filled, claim(method="A & B", command="")]).data
+    reader = Reader(text)
+    assert not reader.open
+    _, three, two, foreign = reader.rows
+    assert three == ["3", "DDTB", "Set5", "31.52", "", "", "not run", "", "about 1.5 H100-minutes"]
+    assert two[3:] == [
+        "30.97 / 0.876", "29.52 / 0.836", "-1.45", "short run", "29.50 ± 0.02 (2)", "edsr_x4_ddtb_2bit"
+    ]  # fmt: skip
+    assert foreign[1] == "A & B" and foreign[-1] == "not a method of this package"
+    assert text.count("<pre>") == 2, "one command for each width and method that has one"
+
+
+def test_a_result_made_on_the_page_is_a_marked_row_beside_the_printed_number() -> None:
+    made = run(preset_name="smoke")
+    made["scores"] = {"Set5": {"psnr": 28.6, "ssim": 0.79}, "photos": {"psnr": 27.0, "ssim": 0.7}}
+    rows = Reader(tables.claims([claim(paper_ssim=0.876)], [made]).data).rows
+    assert rows[2][1:7] == ["ddtb, this page", "Set5", "30.97 / 0.876", "28.60 / 0.790", "-2.37", "smoke run"]
+    assert rows[3][2:7] == ["photos", "", "27.00 / 0.700", "", "smoke run"]
+
+
+def test_what_is_missing_has_a_price_and_a_command() -> None:
+    wanted = experiments()["edsr_x4_ddtb_2bit_no_gate"]
+    text = tables.missing([wanted], {}).data
+    row = Reader(text).rows[1]
+    assert row[:3] == ["edsr_x4_ddtb_2bit_no_gate", "not run", ""], "without any run no speed is known"
+    assert float(row[3]) > 0 and "--gate-ratio 0" in text
+    assert "Nothing is missing" in tables.missing([], {}).data
+
+
+def test_the_feature_error_is_the_last_one_of_the_curve() -> None:
+    curve = [{"step": 1, "feature_error": 2.0}, {"step": 2, "feature_error": 0.5}, {"step": 3}]
+    assert tables.feature_error({"curve": curve}) == 0.5
+    assert tables.feature_error({"curve": [{"step": 1}]}) is None
+
+
+# ---------------------------------------------------------------------------------- runs of the ledger
+
+
+def test_seeds_are_runs_of_one_configuration_in_their_order() -> None:
+    measured = {each["run"]: each for each in (run("b", 1, 29.4), run("a", 0, 29.5), run("c", 2, 29.6))}
+    runs = ledger.runs_of(measured, "edsr", 4, 2, "ddtb")
+    assert [each["seed"] for each in runs] == [0, 1, 2]
+    claims = [each for each in ledger.ledger(measured) if each.ours is not None]
+    assert [(each.run, each.seeds) for each in claims] == [("a", (29.5, 29.4, 29.6))]
+
+
+def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
+    measured = {"a": run("a", 0), "p": run("p", 1, preset_name="paper")}
+    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gate_ratio": 0},
+        {"percentile": 95},
+        {"variant": "official"},
+        {"warmup_steps": 0},
+        {"fixed_bounds": 10},
+        {"fully": True},
+        {"architecture": {"n_blocks": 4, "n_feats": 64}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_ablations_and_reduced_networks_are_no_claim_of_the_main_table(change: dict[str, Any]) -> None:
+    assert not ledger.runs_of({"r": run(**change)}, "edsr", 4, 2, "ddtb")
+
+
+def test_methods_without_gates_are_no_ablations() -> None:
+    peer = run(method="pams", gate_ratio=0.0, warmup_steps=0)
+    assert ledger.runs_of({"r": peer}, "edsr", 4, 2, "pams")
+
+
+# --------------------------------------------------------------------------------- running on the page
+
+
+def test_a_page_can_train_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    architecture = ["n_blocks=1", "n_feats=4"]
+    options = ["--bits", "2", "--set", "steps=6", "falling_bits=[]", "validate_every=3"]
+    result = tables.train_here("edsr", 2, options, teacher="tiny", architecture=architecture)
+    config = result["config"]
+    assert config["quantization"]["bits"] == 2 and config["recipe"]["preset_name"] == "smoke"
+    assert config["architecture"] == {"n_blocks": 1, "n_feats": 4}
+    assert result["curve"][-1]["step"] == 6 and result["scores"]["photos"]["psnr"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--bits", "2", "--method", "none"], ["--bits", "99"]])
+def test_a_training_that_fails_says_why(options: list[str]) -> None:
+    with pytest.raises(RuntimeError, match=r"^The training failed: .*(invalid choice|99).*$"):
+        tables.train_here("edsr", 4, options)
