@@ -389,7 +389,7 @@ SMALL_PYTHON = """\
 
     def write_state(self, state):
         write(self, state)
-        if self.path.name == "edsr_x4_ddtb_3bit" and not Path("killed").exists():
+        if self.path.name == "edsr_x2_ddtb_3bit" and not Path("killed").exists():
             Path("killed").touch()
             os.killpg(0, signal.SIGKILL)
 
@@ -409,7 +409,7 @@ def test_the_workflow_is_planned_killed_resumed_and_ends_with_tables(tmp_path: P
     python = tmp_path / "python"
     python.write_text(textwrap.dedent(SMALL_PYTHON).format(python=sys.executable))
     python.chmod(0o755)
-    settings = ["models=edsr", "scales=4", "bits=2,3", "methods=ddtb,pams", "purposes=main results"]
+    settings = ["models=edsr", "scales=2", "bits=2,3", "methods=ddtb", "purposes=main results"]
 
     def snakemake(*options: str) -> subprocess.CompletedProcess[str]:
         command = [str(SNAKEMAKE), "--snakefile", f"{ROOT}/workflow/Snakefile", "-c1", *options]
@@ -422,32 +422,29 @@ def test_the_workflow_is_planned_killed_resumed_and_ends_with_tables(tmp_path: P
             text=True,
         )
 
-    students = [f"edsr_x4_{method}_{bits}bit" for bits in (2, 3) for method in ("ddtb", "pams")]
     runs = tmp_path / "runs" / "smoke"
 
     planned = snakemake("-n")
     assert planned.returncode == 0, planned.stderr
-    assert all(
-        re.search(rf"{name} +missing, less than a minute", planned.stderr)
-        for name in ("edsr_x2", "edsr_x4", *students)
-    )
-    assert re.search(r"full_precision +2\nquantized +4\ntables +1", planned.stdout + planned.stderr)
+    for name in ("edsr_x2", "edsr_x2_ddtb_2bit", "edsr_x2_ddtb_3bit"):
+        assert re.search(rf" {name} +missing, less than a minute", planned.stderr)
+    assert re.search(r"full_precision +1\nquantized +2\ntables +1", planned.stdout + planned.stderr)
     assert not runs.exists()
 
     assert snakemake().returncode == -signal.SIGKILL
-    half = runs / "edsr_x4_ddtb_3bit"
+    half = runs / "edsr_x2_ddtb_3bit"
     assert (half / "state.safetensors").exists() and not (half / f"{half.name}.json").exists()
     finished = {file: file.stat().st_mtime_ns for file in runs.glob("*/*.json")}
-    assert {file.stem for file in finished} >= {"edsr_x2", "edsr_x4"} and len(finished) < 6
+    assert "edsr_x2" in {file.stem for file in finished}
 
     assert snakemake("--unlock").returncode == 0
     resumed = snakemake()
     assert resumed.returncode == 0, resumed.stderr
-    assert "edsr_x4_ddtb_3bit                        under way, at step 6" in resumed.stderr
+    assert re.search("edsr_x2_ddtb_3bit +under way, at step 6", resumed.stderr)
     assert (tmp_path / "restored").read_text() == "3 bits, step 6\n"
     assert all(file.stat().st_mtime_ns == time for file, time in finished.items())
-    assert (runs / "results.txt").read_text().count("done (smoke): photos") == 6
-    assert len(list(csv.DictReader((runs / "results.csv").open()))) == 6
+    assert (runs / "results.txt").read_text().count("done (smoke): photos") == 3
+    assert len(list(csv.DictReader((runs / "results.csv").open()))) == 3
     assert "not run" in (runs / "paper.txt").read_text()
 
     again = snakemake()
