@@ -27,6 +27,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Above this many low-resolution pixels the upsampler runs tile by tile, TILE pixels wide and high.
 WHOLE = 512 * 512
 TILE = 256
+# Images of one size run together as long as they have no more low-resolution pixels than this. A CPU gains nothing.
+TOGETHER = {"cuda": 256 * 256}
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,15 @@ def evaluate(
 ) -> Scores:
     """PSNR and SSIM of a network on high-resolution images, by the paper's protocol (section 9).
 
-    `network` runs in eval mode, one image at a time, and is left as it was; "bicubic" with a `scale` scores
-    MATLAB's bicubic upscaling instead. `dataset` is a data set's name, a folder, or a list of uint8 H×W×3
-    images. `protocol` and `border` (by default the scale) are those of `metrics.psnr`. `device` is by default
-    where the network lies, or the GPU if it lies on the CPU and there is one. `dtype` other than float32
-    means autocast.
+    `network` runs in eval mode and is left as it was; on a GPU small images of one size run together, unless they
+    would change each other (gates in variant "official"). "bicubic" with a `scale` scores MATLAB's bicubic
+    upscaling instead. `dataset` is a data set's name, a folder, or a list of uint8 H×W×3 images. `protocol` and
+    `border` (by default the scale) are those of `metrics.psnr`. `device` is by default where the network lies, or
+    the GPU if it lies on the CPU and there is one. `dtype` other than float32 means autocast.
 
-    Raises `ValueError` for an argument it does not know and for an image that is too small,
-    `FileNotFoundError` for missing data, `RuntimeError` if the network's output is not finite.
+    Raises `ValueError` for an argument it does not know, for an image that is too small, and for a quantized
+    network that has no bounds yet, `FileNotFoundError` for missing data, `RuntimeError` if the network's output is
+    not finite.
     """
     scale = _check_scale(network, scale)
     border = scale if border is None else border
@@ -95,17 +98,23 @@ def evaluate(
             )
     # tqdm's own default: no bar where nobody sees it.
     hidden = True if not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0") else None
-    rows = []
+    rows: list[dict[str, Any]] = [{"name": name} for name, _ in pairs]
     ready: SuperResolutionNetwork | None
-    with nullcontext() if isinstance(network, str) else _inference(network, device, dtype) as ready:
-        for name, image in tqdm(pairs, desc=name_of_set, disable=hidden):
-            hr = images.crop_to_multiple(image, scale)
-            lr = images.lower_resolution(image, scale)
-            sr = _pixels(images.resize(lr, scale)) if ready is None else _super_resolve(ready, lr, None, name)
-            truth = _pixels(hr).to(sr.device)
-            psnr = float(metrics.psnr_tensor(sr, truth, border, protocol))
-            ssim = float(metrics.ssim_tensor(sr, truth, border, protocol))
-            rows.append({"name": name, "psnr": psnr, "ssim": ssim})
+    with (
+        nullcontext() if isinstance(network, str) else _inference(network, device, dtype) as ready,
+        tqdm(total=len(pairs), desc=name_of_set, disable=hidden) as bar,
+    ):
+        for batch in _batches([image.shape[:2] for _, image in pairs], scale, ready):
+            lr = [images.lower_resolution(pairs[index][1], scale) for index in batch]
+            if ready is None:
+                sr = _pixels([images.resize(each, scale) for each in lr])
+            else:
+                sr = _super_resolve(ready, lr, None, [pairs[index][0] for index in batch])
+            hr = _pixels([images.crop_to_multiple(pairs[index][1], scale) for index in batch]).to(sr.device)
+            for name, score in (("psnr", metrics.psnr_tensor), ("ssim", metrics.ssim_tensor)):
+                for index, value in zip(batch, score(sr, hr, border, protocol).tolist(), strict=True):
+                    rows[index][name] = value
+            bar.update(len(batch))
     return Scores(name_of_set, scale, protocol, border, rows)
 
 
@@ -123,15 +132,15 @@ def upscale(
     default 256, for images of more than 512×512). They overlap by its receptive field and thus equal the
     whole, up to floating-point noise. A network with a gate inside its upsampler is never tiled.
 
-    `device` as for `evaluate`. Raises `ValueError` for another kind of image and for a `tile` below 1,
-    `RuntimeError` if the network's output is not finite.
+    `device` as for `evaluate`. Raises `ValueError` for another kind of image, for a `tile` below 1, and for a
+    quantized network that has no bounds yet, `RuntimeError` if the network's output is not finite.
     """
     if not isinstance(network, SuperResolutionNetwork):
         raise ValueError(f"network is {network!r}, expected a super-resolution network of this package.")
     if tile is not None and (not isinstance(tile, int) or tile < 1):
         raise ValueError(f"tile is {tile!r}, expected a number of low-resolution pixels, 1 or more.")
     with _inference(network, device, torch.float32) as ready:
-        sr = _super_resolve(ready, image, tile, "the image")
+        sr = _super_resolve(ready, [image], tile, ["the image"])
     return np.ascontiguousarray(sr[0].permute(1, 2, 0).cpu().numpy())
 
 
@@ -147,6 +156,21 @@ def _check_scale(network: SuperResolutionNetwork | str, scale: int | None) -> in
     return scale
 
 
+def _batches(sizes: list[tuple[int, int]], scale: int, network: SuperResolutionNetwork | None) -> Iterator[list[int]]:
+    """Indices of images whose low-resolution versions have the same size, as many as may run together."""
+    limit = 0
+    # The gates of the released code look at the whole batch.
+    if network is not None and (network.quantization is None or network.quantization.variant == "paper"):
+        limit = TOGETHER.get(network.device.type, 0)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (height, width) in enumerate(sizes):
+        groups.setdefault((height // scale, width // scale), []).append(index)
+    for (height, width), group in groups.items():
+        count = max(1, limit // (height * width))
+        for start in range(0, len(group), count):
+            yield group[start : start + count]
+
+
 # ------------------------------------------------------------------------------------------ inference
 
 
@@ -157,6 +181,10 @@ def _inference(
     """Inside: the network in eval mode, on the device, without gradients, with arithmetic in `dtype`."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES))}.")
+    if network.quantization is not None and network.phase == "new":
+        raise ValueError(
+            "This quantized network has no bounds yet: call ddtb_lite.initialize(student, batches), or train it."
+        )
     target = _target(network, device)
     if target != network.device:
         network = copy.deepcopy(network).to(target)  # the caller's stays where it is
@@ -196,9 +224,9 @@ def _true_float32() -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _super_resolve(network: SuperResolutionNetwork, lr: np.ndarray, tile: int | None, name: str) -> Tensor:
-    """A uint8 H×W×3 image to uint8 1×3×(scale·H)×(scale·W) on the network's device, whole or in tiles."""
-    x = images.to_tensor(np.ascontiguousarray(lr))
+def _super_resolve(network: SuperResolutionNetwork, lr: list[np.ndarray], tile: int | None, names: list[str]) -> Tensor:
+    """N uint8 images H×W×3 to uint8 N×3×(scale·H)×(scale·W) on the network's device, whole or in tiles."""
+    x = torch.cat([images.to_tensor(np.ascontiguousarray(image)) for image in lr])
     # Convolutions follow the memory format of their input, so the caller's weights can stay as they are:
     # converting them would give them new storage (under an optimizer or a CUDA graph) and gain nothing.
     x = x.to(network.device).contiguous(memory_format=torch.channels_last)
@@ -206,25 +234,27 @@ def _super_resolve(network: SuperResolutionNetwork, lr: np.ndarray, tile: int | 
     if tile is None:
         tile = TILE if height * width > WHOLE else max(height, width)
     if tile >= max(height, width) or _tail_has_gate(network):
-        return _grey_levels(network(x), name)
-    sr = x.new_empty((1, 3, network.scale * height, network.scale * width), dtype=torch.uint8)
+        return _grey_levels(network(x), names)
+    sr = x.new_empty((len(lr), 3, network.scale * height, network.scale * width), dtype=torch.uint8)
     for top, left, pixels in _tiles(network, network.features(x), tile):
         bottom, right = top + pixels.shape[-2], left + pixels.shape[-1]
-        sr[..., top:bottom, left:right] = _grey_levels(pixels, name)
+        sr[..., top:bottom, left:right] = _grey_levels(pixels, names)
     return sr
 
 
-def _grey_levels(sr: Tensor, name: str) -> Tensor:
-    if not bool(torch.isfinite(sr).all()):
+def _grey_levels(sr: Tensor, names: list[str]) -> Tensor:
+    finite = torch.isfinite(sr).flatten(1).all(dim=1).tolist()
+    if not all(finite):
         raise RuntimeError(
-            f"The network's output for {name} holds NaN or infinite pixels: its training has diverged, "
-            "or its weights are damaged."
+            f"The network's output for {names[finite.index(False)]} holds NaN or infinite pixels: its training has "
+            "diverged, or its weights are damaged."
         )
     return sr.clamp(0, 255).round().to(torch.uint8)
 
 
-def _pixels(image: np.ndarray) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+def _pixels(batch: list[np.ndarray]) -> Tensor:
+    """uint8 images H×W×3 as one uint8 tensor N×3×H×W."""
+    return torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
 
 
 # ---------------------------------------------------------------------------------------------- tiles

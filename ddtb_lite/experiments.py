@@ -158,16 +158,22 @@ def _student(purpose: str, model: str, scale: int, bits: int, method: str, endin
 SELECTION = {"purposes": "purpose", "models": "model", "scales": "scale", "bits": "bits", "methods": "method"}
 
 
-def select(wanted: Mapping[str, Collection[Any]]) -> list[Experiment]:
+def select(
+    wanted: Mapping[str, Collection[Any]], done: Collection[str] = (), shipped: Collection[str] = ()
+) -> list[Experiment]:
     """The experiments whose fields have one of the wanted values, and all that they need.
 
-    A full-precision run has neither bits nor method. Raises `ValueError` if nothing fits.
+    A full-precision run has neither bits nor method. What is `done` needs nothing any more, unless its network
+    is needed itself and not among the `shipped`. Raises `ValueError` if nothing fits.
     """
     known = experiments()
     chosen: set[str] = set()
+    needed: set[str] = set()
     for each in reversed(known.values()):
-        if each.name in chosen or all(getattr(each, field) in values for field, values in wanted.items()):
-            chosen |= {each.name, *each.needs}
+        if each.name in needed or all(getattr(each, field) in values for field, values in wanted.items()):
+            chosen.add(each.name)
+            if each.name not in done or each.name in needed - set(shipped):
+                needed |= set(each.needs)
     if not chosen:
         raise ValueError(f"No run has {', '.join(f'{field} {values}' for field, values in wanted.items())}.")
     return [each for each in known.values() if each.name in chosen]
@@ -179,16 +185,18 @@ def main(arguments: list[str] | None = None) -> int:
     preset, folder = options.preset, options.folder
     wanted = {field: values for option, field in SELECTION.items() if (values := getattr(options, option))}
     try:
-        chosen = select(wanted)
         published, own = results.all_results(), progress.results_in(folder)
         timed = list((own or published).values())  # this machine's runs tell more than others'
         if options.own:
             published = {}
         done = {name: run for name, run in (published | own).items() if progress.finished(run, preset)}
+        elsewhere = set(done) - set(own)
+        shipped = progress.shipped(elsewhere)
+        chosen = select(wanted, elsewhere, shipped)
         text = progress.listing(chosen, preset, folder, done, timed)
         if options.json:
             print(text, file=sys.stderr)
-            text = json.dumps(progress.jobs(chosen, preset, folder, done, timed))
+            text = json.dumps(progress.jobs(chosen, preset, folder, elsewhere, shipped, timed))
         print(text)
         if options.commands:
             print("\n".join(each.command(preset) for each in chosen if each.name not in done))

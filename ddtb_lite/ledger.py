@@ -182,9 +182,13 @@ def summary(claims: list[Claim]) -> dict[str, int]:
 def main() -> None:
     """Print the ledger as text."""
     parser = argparse.ArgumentParser(description="Each score that the paper prints, ours, and a verdict.")
-    parser.add_argument("--folder", help="read results from this folder's runs instead of data/results")
-    folder = parser.parse_args().folder
-    claims = ledger(progress.results_in(folder) if folder else None)
+    parser.add_argument("--folder", default="runs", help="where the run folders lie")
+    parser.add_argument(
+        "--own", action="store_true", help="count this folder's results only, not data/results"
+    )
+    options = parser.parse_args()
+    published = {} if options.own else results.all_results()
+    claims = ledger(published | progress.results_in(options.folder))
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,25 +80,34 @@ def _duration(hours: float) -> str:
     return f"about {minutes:.1f} minutes" if minutes < 90 else f"about {hours:.1f} hours"
 
 
+def shipped(names: Iterable[str]) -> set[str]:
+    """Those of some runs whose networks are in `data/checkpoints`."""
+    return {name for name in names if (results.DATA / "checkpoints" / f"{name}.safetensors").exists()}
+
+
 def jobs(
     chosen: Iterable[Experiment],
     preset: str,
     folder: str,
-    done: Mapping[str, dict[str, Any]],
+    elsewhere: Collection[str],
+    shipped: Collection[str],
     timed: Iterable[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """What a workflow has to know of each run in `folder`: its inputs, its command and its cost.
 
-    Runs that are `done` elsewhere are left out, unless a network is needed that did not come with its result.
+    Runs that are done `elsewhere` are left out, unless a network is needed that is not among the `shipped`.
     Raises `ValueError` if `folder` holds results of a shorter preset.
     """
-    chosen, timed, own = list(chosen), list(timed), results_in(folder)
-    for name, result in own.items():
+    chosen, timed = list(chosen), list(timed)
+    for name, result in results_in(folder).items():
         if not finished(result, preset):
             raise ValueError(f"{folder}/{name} holds a shorter run than {preset}'s; choose another folder.")
-    elsewhere = set(done) - set(own)
-    shipped = {name for name in elsewhere if (results.DATA / "checkpoints" / f"{name}.safetensors").exists()}
-    needed = {name for each in chosen for name in each.needs}
+    todo: list[Experiment] = []
+    needed: set[str] = set()
+    for each in reversed(chosen):
+        if each.name not in elsewhere or each.name in needed - set(shipped):
+            todo.insert(0, each)
+            needed |= set(each.needs)
     return [
         {
             "name": each.name,
@@ -107,8 +116,7 @@ def jobs(
             "arguments": each.arguments(preset, folder, shipped),
             "hours": each.hours(preset, timed),
         }
-        for each in chosen
-        if each.name not in elsewhere or (each.name in needed and each.name not in shipped)
+        for each in todo
     ]
 
 

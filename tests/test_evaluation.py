@@ -203,6 +203,80 @@ def test_a_network_on_the_cpu_is_scored_on_the_gpu_and_stays_where_it_is() -> No
     assert on_gpu.psnr == pytest.approx(on_cpu.psnr, abs=0.01)
 
 
+# -------------------------------------------------------------------------------------------- batches
+
+
+def alone(network: SuperResolutionNetwork, pictures: list[np.ndarray]) -> list[tuple[float, float]]:
+    """Scores of images of which each has a call of its own."""
+    rows = [evaluate(network, [each], device="cpu").images[0] for each in pictures]
+    return [(row["psnr"], row["ssim"]) for row in rows]
+
+
+def together(network: SuperResolutionNetwork, pictures: list[np.ndarray]) -> list[tuple[float, float]]:
+    return [(row["psnr"], row["ssim"]) for row in evaluate(network, pictures, device="cpu").images]
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches on the CPU, too."""
+    monkeypatch.setitem(evaluation.TOGETHER, "cpu", evaluation.TOGETHER["cuda"])
+
+
+def test_images_of_one_size_run_together_up_to_a_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    network = Nearest()
+    features = network.features
+    monkeypatch.setattr(network, "features", lambda x: shapes.append(tuple(x.shape)) or features(x))
+    # 41 rows are 40 after cropping; two sizes take turns, and one is turned on its side.
+    sizes = [(40, 37), (48, 48), (41, 36), (36, 40), (40, 36), (48, 48), (40, 36)]
+    pictures = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    monkeypatch.setitem(evaluation.TOGETHER, "cpu", 3 * 20 * 18)
+    scores = evaluate(network, pictures, device="cpu")
+    assert shapes == [(3, 3, 20, 18), (1, 3, 20, 18), (1, 3, 24, 24), (1, 3, 24, 24), (1, 3, 18, 20)]
+    assert [row["name"] for row in scores.images] == [f"image_{index}" for index in range(7)]
+    np.testing.assert_allclose(together(network, pictures), alone(network, pictures), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("like_a_gpu")
+def test_company_changes_no_score(name: str) -> None:
+    pictures = [picture(seed=seed) for seed in range(4)]
+    np.testing.assert_allclose(together(small(name), pictures), alone(small(name), pictures), rtol=0, atol=1e-9)
+
+
+@pytest.mark.usefixtures("like_a_gpu")
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_gates_see_each_image_by_itself(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = gated_student(variant=variant)
+    pictures = [np.full((40, 40, 3), 90, np.uint8), *(picture(40, 40, seed) for seed in range(3))]
+    sizes: list[int] = []
+    features = student.features
+    monkeypatch.setattr(student, "features", lambda x: sizes.append(len(x)) or features(x))
+    # Where a sum comes out a bit higher, a value on the border between two levels can fall on the other side.
+    np.testing.assert_allclose(together(student, pictures), alone(student, pictures), rtol=0, atol=1e-3)
+    assert sizes == ([4] if variant == "paper" else [1] * 4) + [1] * 4
+    # The released code's gates compare the images of a batch, so that these would have changed each other.
+    batch = torch.cat([images.to_tensor(each) for each in pictures])
+    with torch.inference_mode():
+        difference = (student(batch) - torch.cat([student(each[None]) for each in batch])).abs().max()
+    assert (difference > 0.1) == (variant == "official")
+
+
+@pytest.mark.usefixtures("like_a_gpu")
+def test_the_image_with_pixels_that_are_not_finite_is_named_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Nearest()
+    upsample = network.upsample
+
+    def damaged(features: Tensor) -> Tensor:
+        sr = upsample(features)
+        sr[1, 0, 0, 0] = math.nan
+        return sr
+
+    monkeypatch.setattr(network, "upsample", damaged)
+    with pytest.raises(RuntimeError, match="output for rose holds NaN"):
+        evaluate(network, [(name, picture()) for name in ("lily", "rose", "iris")], device="cpu")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -313,9 +387,9 @@ def test_large_images_are_tiled_by_default(monkeypatch) -> None:
     assert network.seen["shape"] == (1, 3, 10, 11)
 
 
-def gated_student(fully: bool = False, tail: bool = False) -> SuperResolutionNetwork:
+def gated_student(fully: bool = False, tail: bool = False, variant: str = "paper") -> SuperResolutionNetwork:
     """A 4-bit student whose gates are live and really differ from picture to picture."""
-    student = quantize(small("edsr", 2), "ddtb", 4, fully=fully)
+    student = quantize(small("edsr", 2), "ddtb", 4, fully=fully, variant=variant)
     batch = torch.cat([images.to_tensor(picture(16, 16, seed)) for seed in range(4)])
     initialize(student, [batch])
     paths = [path for path in activation_quantizers(student) if path.startswith("tail") == tail]
@@ -375,6 +449,16 @@ def test_output_that_is_not_finite_names_the_image() -> None:
             upscale(network, picture())
         with pytest.raises(RuntimeError, match="NaN or infinite"):
             upscale(network, picture(), tile=8)
+
+
+def test_a_student_without_bounds_is_refused() -> None:
+    student = quantize(small(), "minmax", 4)
+    with pytest.raises(ValueError, match="no bounds yet: call ddtb_lite.initialize"):
+        evaluate(student, [picture()])
+    with pytest.raises(ValueError, match="no bounds yet"):
+        upscale(student, picture())
+    initialize(student, images.to_tensor(picture()))
+    assert math.isfinite(evaluate(student, [picture()]).psnr) and upscale(student, picture()).any()
 
 
 def test_an_image_that_is_too_small_is_named_before_anything_runs() -> None:

@@ -288,30 +288,42 @@ def test_the_scores_as_csv() -> None:
     assert rows[0]["seconds"] == "12.5" and rows[0]["fully"] == "False"
 
 
-def test_jobs_leave_out_what_is_done_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "DATA", tmp_path / "data")
-    (tmp_path / "data" / "checkpoints").mkdir(parents=True)
-    chosen = select(ONE_STUDENT)
-    published = {name: result(name, "short") for name in ("edsr_x2", "edsr_x4")}
-    runs = str(tmp_path / "runs")
+def test_what_is_done_elsewhere_is_not_repeated_unless_its_network_is_missing() -> None:
+    wanted = ONE_STUDENT | {"method": ["pams", "lsq"]}
+    teachers, student = ["edsr_x2", "edsr_x4"], "edsr_x4_pams_2bit"
 
-    # Without their networks, published results are no use to the student.
-    jobs = progress.jobs(chosen, "short", runs, published, [])
-    assert [job["name"] for job in jobs] == ["edsr_x2", "edsr_x4", "edsr_x4_pams_2bit"]
-    assert jobs[1]["inputs"] == [f"{runs}/edsr_x2/edsr_x2.safetensors"]
-    for name in published:
-        (tmp_path / "data" / "checkpoints" / f"{name}.safetensors").touch()
-    (job,) = progress.jobs(chosen, "short", runs, published, [])
+    def todo(elsewhere: Sequence[str], shipped: Sequence[str]) -> list[dict[str, Any]]:
+        chosen = select(wanted, elsewhere, shipped)
+        return progress.jobs(chosen, "short", "no/folder", elsewhere, shipped, [])
+
+    lsq = "edsr_x4_lsq_2bit"
+    assert [job["name"] for job in todo([student], [])] == [*teachers, lsq]
+    assert [job["name"] for job in todo([student, *teachers], [])] == [*teachers, lsq]
+    assert [job["name"] for job in todo([student, *teachers], ["edsr_x2"])] == ["edsr_x4", lsq]
+    assert [job["name"] for job in todo(["edsr_x4"], ["edsr_x4"])] == [student, lsq]
+    assert todo([student, lsq], []) == []
+    everything = list(ALL)
+    assert progress.jobs(ALL.values(), "short", "no/folder", everything, [], []) == []
+    (job,) = todo([student, "edsr_x4"], ["edsr_x4"])
     assert job["inputs"] == ["data/checkpoints/edsr_x4.safetensors"] and job["quantized"]
     assert job["inputs"][0] in job["arguments"] and job["hours"] is None
-    # A network of this folder comes before a published one.
-    own = published | {"edsr_x4": result("edsr_x4", "short")}
-    store(tmp_path / "runs", edsr_x4=own["edsr_x4"])
-    jobs = progress.jobs(chosen, "short", runs, own, [])
-    assert [job["name"] for job in jobs] == ["edsr_x4", "edsr_x4_pams_2bit"]
-    assert jobs[1]["inputs"] == [f"{runs}/edsr_x4/edsr_x4.safetensors"]
+    assert todo([], [])[1]["inputs"] == ["no/folder/edsr_x2/edsr_x2.safetensors"]
+
+
+def test_a_folder_with_shorter_runs_is_refused(tmp_path: Path) -> None:
+    store(tmp_path, edsr_x4=result("edsr_x4", "short"))
+    assert len(progress.jobs(select(ONE_STUDENT), "smoke", str(tmp_path), [], [], [])) == 3
     with pytest.raises(ValueError, match=r"edsr_x4 holds a shorter run than paper's; choose another folder"):
-        progress.jobs(chosen, "paper", runs, {}, [])
+        progress.jobs(select(ONE_STUDENT), "paper", str(tmp_path), [], [], [])
+
+
+def test_shipped_networks_are_those_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "edsr_x4.safetensors").touch()
+    assert progress.shipped(["edsr_x2", "edsr_x4"]) == {"edsr_x4"}
 
 
 def test_the_list_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +366,7 @@ def test_the_ledger_of_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(tmp_path, edsr_x4_pams_4bit=result("edsr_x4_pams_4bit", "short", Set5=30.25))
-    monkeypatch.setattr(sys, "argv", ["ledger", "--folder", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["ledger", "--folder", str(tmp_path), "--own"])
     ledger.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "edsr_x4_pams_4bit" in line and "30.25" in line and "short run" in line]
