@@ -160,6 +160,7 @@ class Recipe:
         if not quantized:
             return baseline
         assert network.quantization is not None
+        highest = METHODS[network.quantization.method].highest_bits
         # Judged with DDTB on held-out training images, the same for every method. At 2 bits weights keep crossing the
         # thresholds between levels, the more the higher their rate; so this rate of 5e-4 gives up copying the
         # blocks' outputs (relative error 0.87 when 2 bits begin, 1.43 at the end), yet ends at the highest PSNR so
@@ -172,7 +173,7 @@ class Recipe:
             bound_learning_rate=3e-2,
             calibration_batches=20,
             warmup_steps=100,
-            falling_bits=tuple((bits, 150) for bits in (4, 3) if bits > network.quantization.bits),
+            falling_bits=tuple((bits, 150) for bits in (4, 3) if network.quantization.bits < bits <= highest),
             feature_weight=10.0,
         )
 

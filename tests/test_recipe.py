@@ -231,3 +231,9 @@ def test_a_recipe_survives_json() -> None:
         fields = json.loads(json.dumps(vars(recipe)))
         fields["falling_bits"] = tuple(map(tuple, fields["falling_bits"]))
         assert Recipe(**fields) == recipe
+
+
+@pytest.mark.parametrize("preset", ["short", "smoke"])
+def test_a_method_of_one_bit_starts_at_its_own_width(preset: str) -> None:
+    reactnet = quantize(build("edsr", 4, n_blocks=1, n_feats=8), "reactnet", 1)
+    assert Recipe.preset(preset, reactnet).falling_bits == ()
