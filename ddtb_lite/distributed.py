@@ -7,9 +7,10 @@ module, and so the rest of the package reads the same for one process and for ma
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import hashlib
-import itertools
 import json
 import os
 import signal
@@ -28,7 +29,8 @@ from . import devices
 # Processes wait for each other at every step; one that keeps the others waiting this long is taken for dead.
 PATIENCE = timedelta(minutes=10)
 
-_meetings = itertools.count()
+# Whether the processes work together at present: their connection outlasts the single run.
+_together = False
 
 
 @contextmanager
@@ -46,12 +48,13 @@ def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
         device = f"cuda:{_own_gpu()}"
         torch.cuda.set_device(device)
     place = devices.resolve(device)
-    # Flags that the host reads travel by gloo on GPUs too, so that nothing has to wait for the device.
-    backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
-    store, own_rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-    # Processes meet again for each run that they train: not at the addresses that an earlier meeting left.
-    store = dist.PrefixStore(f"meeting {next(_meetings)}", store)
-    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
+    global _together
+    if not dist.is_initialized():
+        # Flags that the host reads travel by gloo on GPUs too, so that nothing has to wait for the device.
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(_disconnect)
+    _together = True
     try:
         yield place
     except BaseException as error:
@@ -65,7 +68,17 @@ def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
             f"({str(error).splitlines()[0]}). The same command continues from the last state in the run's folder."
         ) from error
     finally:
-        dist.destroy_process_group()
+        _together = False
+
+
+def _disconnect() -> None:
+    """End the connection, once nothing else holds on to it.
+
+    A wrapper of DistributedDataParallel that is the last to let go of it does so without releasing the interpreter's
+    lock, which gloo's own threads may be waiting for, and then the process never ends.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _own_gpu() -> int:
@@ -85,7 +98,7 @@ def launched() -> int:
 
 def world_size() -> int:
     """How many processes work together at present: more than one only within `started`."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _together else 1
 
 
 def rank() -> int:

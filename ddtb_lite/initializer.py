@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +59,15 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
 
 
 def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
-    """Set all bounds, each layer's from its input as the layers before it, already quantized, produce it."""
-    percentile = require_quantization(student).percentile
+    """Set all bounds, each layer's from its input as the layers before it, already quantized, produce it.
+
+    Where the method `calibrates_in_full_precision`, nothing is quantized meanwhile.
+    """
+    quantization = require_quantization(student)
+    percentile = quantization.percentile
     quantizers = activation_quantizers(student)
-    with torch.no_grad():
+    unquantized = METHODS[quantization.method].calibrates_in_full_precision
+    with torch.no_grad(), full_precision(student) if unquantized else nullcontext():
         for index, batch in enumerate(batches):
 
             def from_input(path: str, x: Tensor, index: int = index) -> None:

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 import ddtb_lite as ddtb
 from ddtb_lite import checkpoints, datasets, images
 from ddtb_lite.conversion import activation_quantizers, attach_gates, set_phase
+from ddtb_lite.diagnostics import quantizer_inputs
 from ddtb_lite.networks import ActivationPoint, SuperResolutionNetwork
 from ddtb_lite.quantizers import METHODS, ActivationQuantizer, Quantizer, WeightQuantizer
+from ddtb_lite.quantizers.fqsr import FQSRActivation
 
 torch.set_num_threads(1)
 
@@ -327,6 +329,19 @@ def test_a_second_initialization_replaces_the_first(method: str) -> None:
     assert all(torch.equal(state[name], value) for name, value in once.state_dict().items())
 
 
+def test_fqsr_sees_the_network_before_anything_is_quantized() -> None:
+    network, pictures = small(), [batch(4, seed=seed) for seed in range(3)]
+    quantized = ddtb.quantize(network, "fqsr", 2)
+    ddtb.initialize(quantized, pictures)
+    ranges: dict[str, list[Tensor]] = {}
+    for each in pictures:
+        for path, x in quantizer_inputs(network, each).items():
+            ranges.setdefault(path, []).append(x.abs().max())
+    for path, quantizer in activation_quantizers(quantized).items():
+        assert isinstance(quantizer, FQSRActivation)
+        torch.testing.assert_close(quantizer.clip.data, torch.stack(ranges[path]).mean())
+
+
 def agreement(first: Tensor, second: Tensor) -> float:
     """The fraction of values that agree within a grey level, if the whole range were that of an image."""
     grey_level = (first.max() - first.min()) / 255
@@ -338,11 +353,12 @@ def test_an_image_alone_and_in_a_batch(method: str, network: str) -> None:
     widths = {METHODS[method].lowest_bits, min(4, METHODS[method].highest_bits)}
     for bits in widths:
         quantized = student(method, network, bits).eval()
-        pictures = batch(4, seed=9)
-        with torch.no_grad():
-            together = quantized(pictures)
-            alone = torch.cat([quantized(picture[None]) for picture in pictures])
-        assert agreement(together, alone) >= 0.999
+        for layout in (torch.contiguous_format, torch.channels_last):
+            pictures = batch(4, seed=9).contiguous(memory_format=layout)
+            with torch.no_grad():
+                together = quantized(pictures)
+                alone = torch.cat([quantized(picture[None]) for picture in pictures])
+            assert agreement(together, alone) >= 0.999
 
 
 @pytest.mark.parametrize(("method", "network"), EVERY_METHOD_AND_NETWORK)

@@ -74,6 +74,10 @@ class SuperResolutionNetwork(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_contiguous():
+            # One image of a channels-last batch can pass for contiguous too. Convolutions then round otherwise than
+            # they do for the batch, and a quantizer without a zero level turns that into another picture.
+            x = x.clone(memory_format=torch.channels_last)
         return self.upsample(self.features(x))
 
     def quantization_points(self, variant: str = "paper", fully: bool = False) -> QuantizationPoints:

@@ -106,8 +106,9 @@ class Method:
     `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is
     the network's default for weights, for the methods that use one. `learning_rate` and
     `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not
-    carried over). Training adds `quantization_loss_weight` times the sum of all values of `quantization_error` to
-    its loss.
+    carried over). With `calibrates_in_full_precision` bounds start from what the network computes before anything
+    is quantized, otherwise from what the layers before, already quantized, produce. Training adds
+    `quantization_loss_weight` times the sum of all values of `quantization_error` to its loss.
     """
 
     name: str
@@ -119,4 +120,5 @@ class Method:
     gated: bool = False
     learning_rate: float | None = None
     bound_learning_rate: float | None = None
+    calibrates_in_full_precision: bool = False
     quantization_loss_weight: float = 0.0

@@ -17,9 +17,9 @@ class FQSRActivation(ActivationQuantizer):
     """Activations with a trainable clip c: [0, c] after a ReLU, otherwise [−c, c], 2^k levels either way.
 
     The full range is divided evenly from −c to c, which leaves zero out. c starts at the running mean of
-    max|x| over 20 batches, and its gradient is the one of a learned step: ±1 where x is clipped, (x̂ − x)/c
-    elsewhere. `quantization_error` is mean|x̂ − x|, on the scale of pixels like the reconstruction loss
-    beside it. `positive` keeps c above zero.
+    max|x| over 20 batches, in full precision, and its gradient is the one of a learned step: ±1 where x is
+    clipped, (x̂ − x)/c elsewhere. `quantization_error` is mean|x̂ − x|, on the scale of pixels like the
+    reconstruction loss beside it. `positive` keeps c above zero.
     """
 
     calibration_batches = 20
@@ -93,5 +93,6 @@ METHOD = Method(
     _weight,
     learning_rate=1e-4,
     bound_learning_rate=1e-4,
+    calibrates_in_full_precision=True,
     quantization_loss_weight=0.3,
 )
