@@ -44,7 +44,7 @@ def separate(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Grid(NamedTuple):
-    """What the kernels need to know of each pair of bounds, R×1 each, computed once and not for each element."""
+    """What the kernels need to know of each pair of bounds, R×1×1 each, computed once and not for each element."""
 
     lower: Tensor
     upper: Tensor
@@ -54,7 +54,7 @@ class _Grid(NamedTuple):
 
     @classmethod
     def between(cls, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> _Grid:
-        lower, upper = separate(lower.reshape(-1, 1), upper.reshape(-1, 1))
+        lower, upper = separate(lower.reshape(-1, 1, 1), upper.reshape(-1, 1, 1))
         inverse_step = steps / (upper - lower)
         # Bounds that lie exactly between two grid points would yield one level too many, at the upper end.
         highest = torch.round(inverse_step * lower) + steps if clamp else torch.full_like(lower, torch.inf)
@@ -62,27 +62,29 @@ class _Grid(NamedTuple):
 
 
 def _quantize(x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-    """(x̂, x̄) for rows R×M: quantized, and only clipped, in the bounds' precision."""
+    """(x̂, x̄) for rows R×M×K: quantized, and only clipped, in the bounds' precision."""
     clipped = torch.minimum(torch.maximum(x.to(grid.lower.dtype), grid.lower), grid.upper)
     code = torch.minimum(torch.round(grid.inverse_step * clipped), grid.highest)
     return code * grid.step, clipped
 
 
 def _forward(x: Tensor, grid: _Grid) -> Tensor:
-    return _quantize(x, grid)[0].to(x.dtype)
+    # In place, because a large image's activations may fill most of the memory.
+    code = x.to(grid.lower.dtype).clamp(grid.lower, grid.upper).mul_(grid.inverse_step).round_()
+    return code.clamp_(max=grid.highest).mul_(grid.step).to(x.dtype)
 
 
 def _backward(grad: Tensor, x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to x (R×M) and, summed over a row, to lower and upper: the closed form of section 2.
+    """Gradients to x (R×M×K) and, summed over a row, to lower and upper: the closed form of section 2.
 
     The error term e = (x̂ − x̄) / (upper − lower) is in both bounds' gradients, with opposite signs.
     """
     quantized, clipped = _quantize(x, grid)
     wide, gradient = x.to(grid.lower.dtype), grad.to(grid.lower.dtype)
     above, below = wide > grid.upper, wide < grid.lower
-    error = ((quantized - clipped) * gradient).sum(1) / (grid.upper - grid.lower).squeeze(1)
-    to_lower = torch.where(below, gradient, 0).sum(1) - error
-    to_upper = torch.where(above, gradient, 0).sum(1) + error
+    error = ((quantized - clipped) * gradient).sum((1, 2)) / (grid.upper - grid.lower).flatten()
+    to_lower = torch.where(below, gradient, 0).sum((1, 2)) - error
+    to_upper = torch.where(above, gradient, 0).sum((1, 2)) + error
     return torch.where(above | below, 0, grad), to_lower, to_upper
 
 
@@ -91,25 +93,31 @@ def _straight_through(grad: Tensor, x: Tensor, grid: _Grid) -> Tensor:
     return torch.where((wide > grid.upper) | (wide < grid.lower), 0, grad)
 
 
-def _to_rows(x: Tensor, bound: Tensor) -> Tensor:
-    """`x` as rows that share a pair of bounds: one for each image, or a single one; a view where possible.
+def _to_rows(x: Tensor, like: Tensor, bound: Tensor) -> Tensor:
+    """`x` as R×M×K, where a row R shares a pair of bounds: one image, or all; a view where possible.
 
-    Elements keep the order in which they lie in memory, so that every kernel runs through memory once.
+    Elements come in the order in which those of `like` lie in memory, so that every kernel runs through memory
+    once: M pixels of K channels each if they lie pixel by pixel.
     """
-    if _lies_channels_last(x):
-        x = x.permute(0, 2, 3, 1)
-    return x.reshape(bound.numel(), -1)
+    if _lies_pixel_by_pixel(like):
+        x = x.permute(0, 2, 3, 1).flatten(0, 2)
+        return x.unflatten(0, (bound.numel(), -1)).detach()
+    return x.reshape(bound.numel(), 1, -1).detach()
 
 
 def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    if _lies_channels_last(like):
+    if _lies_pixel_by_pixel(like):
         count, channels, height, width = like.shape
         return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
     return rows.view(like.shape)
 
 
-def _lies_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+def _lies_pixel_by_pixel(x: Tensor) -> bool:
+    """Whether `x` is channels-last, or some neighboring channels of a channels-last tensor."""
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    height, width, pixel = x.shape[2], x.shape[3], x.stride(3)
+    return x.stride() == (height * width * pixel, 1, width * pixel, pixel)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -120,14 +128,13 @@ class _FakeQuantize(torch.autograd.Function):
         ctx.save_for_backward(x, lower, upper)
         ctx.steps, ctx.clamp = steps, clamp
         grid = _Grid.between(lower, upper, steps, clamp)
-        return _from_rows(_kernel(_forward, x)(_to_rows(x, lower), grid), x)
+        return _from_rows(_kernel(_forward, x)(_to_rows(x, x, lower), grid), x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, lower, upper = ctx.saved_tensors
-        grad = grads[0].permute(0, 2, 3, 1) if _lies_channels_last(x) else grads[0]
         grid = _Grid.between(lower, upper, ctx.steps, ctx.clamp)
-        rows = grad.reshape(lower.numel(), -1), _to_rows(x, lower), grid
+        rows = _to_rows(grads[0], x, lower), _to_rows(x, x, lower), grid
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return _from_rows(_kernel(_straight_through, x)(*rows), x), None, None, None, None
         to_x, to_lower, to_upper = _kernel(_backward, x)(*rows)

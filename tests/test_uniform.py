@@ -209,6 +209,34 @@ def test_per_image_bounds_equal_one_image_at_a_time() -> None:
         assert torch.equal(result[index : index + 1], alone)
 
 
+@pytest.mark.parametrize("bound_shape", [(), (2, 1, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_some_channels_of_a_channels_last_tensor_are_read_as_they_lie(
+    dtype: torch.dtype, bound_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy, and with the results of one, to the bit."""
+    whole = (torch.randn(2, 7, 5, 6) * 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(2, 4, 5, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+    seen: list[int] = []
+    kernel = uniform._kernel
+    monkeypatch.setattr(
+        uniform,
+        "_kernel",
+        lambda function, x: lambda *rows: seen.append(rows[-2].data_ptr()) or kernel(function, x)(*rows),
+    )
+    results = []
+    for part in (whole[:, 2:6], whole[:, 2:6].contiguous(memory_format=torch.channels_last)):
+        x = part.detach().requires_grad_()
+        bounds = [torch.full(bound_shape, value, requires_grad=True) for value in (-1.5, 2.5)]
+        result = fake_quantize(x, *bounds, 3)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+        result.backward(gradient)
+        results.append([result, x.grad, *(bound.grad for bound in bounds)])
+        assert seen == [x.data_ptr()] * 2
+        seen.clear()
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 # ------------------------------------------------------------------------- precision, memory, compilation
 
 
