@@ -118,11 +118,6 @@ class TrainingStep:
 
 
 def activation_bounds(network: nn.Module) -> list[nn.Parameter]:
-    """What trains with the bounds' learning rate: all that activation quantizers own, their gates excepted."""
-    return [
-        parameter
-        for quantizer in network.modules()
-        if isinstance(quantizer, ActivationQuantizer)
-        for name, parameter in quantizer.named_parameters()
-        if not name.startswith("gate.")
-    ]
+    """What trains with the bounds' learning rate, of all activation quantizers."""
+    quantizers = [module for module in network.modules() if isinstance(module, ActivationQuantizer)]
+    return [parameter for quantizer in quantizers for parameter in quantizer.bound_parameters()]

@@ -302,13 +302,13 @@ BOUND_NAMES = {
     "pams": ["alpha"],
     "lsq": ["step"],
     "fqsr": ["clip"],
-    "reactnet": ["threshold", "input_shift", "slope", "output_shift"],
+    "reactnet": ["threshold", "input_shift", "output_shift"],  # the slope is a mere number
 }
 
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_parameter_groups(method: str) -> None:
-    """The bounds' group: what activation quantizers train, without gates and without weight quantizers."""
+    """The bounds' group: what lives on the scale of activations, without gates and without weight quantizers."""
     recipe = RECIPE if METHODS[method].highest_bits > 1 else RECIPE.override(falling_bits=())
     run = run_of(student(method), full_precision(), recipe)
     weights, bounds = (names_of(run.network, group["params"]) for group in run.train_step.optimizer.param_groups)

@@ -87,6 +87,10 @@ class ActivationQuantizer(Quantizer):
         """Set the bounds from one batch of activations; `percentile` is for methods that cut off tails."""
         raise NotImplementedError
 
+    def bound_parameters(self) -> list[nn.Parameter]:
+        """What lives on the scale of activations, and so trains with the bounds' learning rate."""
+        return list(self.parameters())
+
 
 class WeightQuantizer(Quantizer):
     """Quantizes one convolution's weight (out×in×h×w), from the weight alone unless it has parameters."""

@@ -45,6 +45,9 @@ class DualBound(ActivationQuantizer):
             self.upper.copy_(upper)
             self.lower.copy_(lower)
 
+    def bound_parameters(self) -> list[nn.Parameter]:
+        return [self.upper, self.lower]
+
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(lower, upper) for `x`: 0-d tensors, or N×1×1×1 each while the gate is live."""
         if self.gate is None or self.gate_phase == "bypassed":

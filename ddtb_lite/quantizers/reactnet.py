@@ -52,6 +52,9 @@ class ReActActivation(ActivationQuantizer):
             self.slope.fill_(1)
             self.output_shift.copy_(mean)
 
+    def bound_parameters(self) -> list[nn.Parameter]:
+        return [self.threshold, self.input_shift, self.output_shift]
+
     def quantize(self, x: Tensor) -> Tensor:
         scale = positive(self.scale)
         z = scale * sign((in_float(x) - self.threshold) / scale) - self.input_shift
