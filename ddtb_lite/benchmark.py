@@ -62,7 +62,7 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
 
 def _precision_of(device: torch.device) -> str:
     run = _run(device, 2, teacher=False)
-    return run.precision if run.precision == "bf16" else "fp32, no bf16 instructions here"
+    return run.precision if run.precision != "fp32" else "fp32, no bf16 instructions here"
 
 
 def _plain_step(device: torch.device, batch_size: int) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from . import distributed
 from .adversarial import Adversary
+from .devices import DTYPES
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS, DualBound, Quantizer
 from .recipe import Recipe
@@ -92,7 +93,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.teacher, self.recipe, self.adversary = network, teacher, recipe, adversary
-        self.bf16 = precision == "bf16"
+        self.dtype = DTYPES[precision]
         method = None if network.quantization is None else METHODS[network.quantization.method]
         self.quantization_loss_weight = 0.0 if method is None else method.quantization_loss_weight
 
@@ -143,4 +144,4 @@ class Objective(nn.Module):
         return idle
 
     def _autocast(self, x: Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(x.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)

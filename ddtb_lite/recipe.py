@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from .adversarial import LOSSES
+from .devices import DTYPES
 from .networks import SuperResolutionNetwork
+from .patches import PLACEMENTS
 from .quantizers import METHODS
 from .uniform import check_bits
+
+PRECISIONS = ("auto", *DTYPES)
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,9 @@ class Recipe:
     knowledge transfer loss, `feature_weight` for matching each block's output. Bounds come from
     `calibration_batches`; gates warm up for `warmup_steps`, then they are live. `fixed_bounds` starts DDTB's bounds at
     ± a value instead, whatever the data, to see what the initializer is worth. `adversarial_weight` adds a
-    discriminator that trains along, by `adversarial_loss`, "bce" or "least_squares". `checkpointing` computes
-    blocks twice to save memory.
+    discriminator that trains along, by `adversarial_loss`, "bce" or "least_squares". `precision` is what
+    convolutions compute in, "auto" the fastest that the device has; `placement` says where the training images
+    lie, see `patches.PatchSampler`. `checkpointing` computes blocks twice to save memory.
     """
 
     preset_name: str
@@ -46,6 +51,7 @@ class Recipe:
     validate_every: int = 1000
     save_every: int = 1000
     precision: str = "auto"
+    placement: str = "auto"
     compile: bool = True
     channels_last: bool = True
 
@@ -71,8 +77,9 @@ class Recipe:
                 raise ValueError(f"{name} is {value!r}, expected {bottom} and less than {limit:g}.")
         if self.fixed_bounds is not None and not (_is_number(self.fixed_bounds) and 0 < self.fixed_bounds < math.inf):
             raise ValueError(f"fixed_bounds is {self.fixed_bounds!r}, expected a number above 0, or none.")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}, expected auto, fp32 or bf16.")
+        for name, choices in {"precision": PRECISIONS, "placement": PLACEMENTS}.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} is {value!r}, expected {', '.join(choices[:-1])} or {choices[-1]}.")
         if self.adversarial_loss not in LOSSES:
             raise ValueError(f"adversarial_loss is {self.adversarial_loss!r}, expected {' or '.join(LOSSES)}.")
         for name in ("compile", "channels_last", "checkpointing"):

@@ -70,7 +70,7 @@ class Run:
         network.checkpointing = recipe.checkpointing
         held_out, kept = split(data, recipe.validation_images)
         self.sampler = PatchSampler(
-            [image for _, image in kept], network.scale, recipe.patch_size, seed=seed, device=device
+            [image for _, image in kept], network.scale, recipe.patch_size, seed, device, recipe.placement
         )
         self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
         self.bits = 32 if network.quantization is None else network.quantization.bits

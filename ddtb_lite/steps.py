@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from . import distributed
 from .adversarial import Adversary
 from .graphs import StepGraph, recorder_for
+from .loss_scaling import LossScale
 from .losses import Objective
 from .patches import PatchSampler
 from .quantizers import ActivationQuantizer
@@ -25,6 +26,7 @@ class TrainingStep:
     def __init__(self, objective: Objective, sampler: PatchSampler, batch_size: int, device: torch.device) -> None:
         self.objective, self.sampler, self.batch_size, self.device = objective, sampler, batch_size, device
         self.batch: tuple[Tensor, Tensor] | None = None
+        self.loss_scale = LossScale(device) if objective.dtype == torch.float16 else None
         # Processes talk to each other within a step, which has not been recorded anywhere yet.
         self.graph = StepGraph(recorder_for(device) if distributed.world_size() == 1 else None)
 
@@ -72,7 +74,7 @@ class TrainingStep:
         assert self.batch is not None
         losses = self.parallel_objective(*self.batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        self._backward(losses["loss"])
         values = distributed.mean(torch.stack(list(losses.values())).detach())
         self._discard_if_not_finite(values[0])
         self.optimizer.step()
@@ -81,13 +83,26 @@ class TrainingStep:
             means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
         return means
 
+    def _backward(self, loss: Tensor) -> None:
+        """Gradients of the loss; with a loss scale they pass through float16 enlarged, and are made small again."""
+        if self.loss_scale is None:
+            loss.backward()
+            return
+        (loss * self.loss_scale.factor).backward()
+        torch._foreach_div_(self._gradients(), self.loss_scale.factor)
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.objective.network.parameters() if each.grad is not None]
+
     def _discard_if_not_finite(self, loss: Tensor) -> None:
         """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
-        gradients = [each.grad for each in self.objective.network.parameters() if each.grad is not None]
+        gradients = self._gradients()
         size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
         finite = torch.isfinite(size)
         for gradient in gradients:
             gradient.copy_(torch.where(finite, gradient, 0))
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite)
 
     def state(self) -> dict[str, Tensor]:
         """All that changes from step to step, the network apart, by dotted name."""
@@ -96,6 +111,8 @@ class TrainingStep:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         if self.adversary is not None:
             tensors |= {f"adversary.{name}": value for name, value in self.adversary.state().items()}
+        if self.loss_scale is not None:
+            tensors |= {f"loss_scale.{name}": value for name, value in self.loss_scale.state().items()}
         return tensors
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -103,7 +120,7 @@ class TrainingStep:
         self.renew()
         self.sampler.set_state(state["sampler"])
         optimizer = self.optimizer.state_dict()
-        adversary = {}
+        adversary, loss_scale = {}, {}
         for name, value in state.items():
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
@@ -112,9 +129,13 @@ class TrainingStep:
                 optimizer["state"].setdefault(int(index), {})[moment] = value
             elif kind == "adversary":
                 adversary[rest] = value
+            elif kind == "loss_scale":
+                loss_scale[rest] = value
         self.optimizer.load_state_dict(optimizer)
         if self.adversary is not None:
             self.adversary.restore(adversary)
+        if self.loss_scale is not None:
+            self.loss_scale.restore(loss_scale)
 
 
 def activation_bounds(network: nn.Module) -> list[nn.Parameter]:

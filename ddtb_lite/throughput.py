@@ -81,7 +81,7 @@ def throughput(
             run.train_step.objective(*run.sampler.sample(batch_size))["loss"].backward()
     official = official_step(network, low_resolution_patch, batch_size, place)
     (official_seconds,) = median_seconds([official], place, max(3, repeats // 5))
-    dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+    dtype = devices.DTYPES[run.precision] or torch.float32
     return Throughput(
         f"{model.upper()} ×{scale}, batch {batch_size}, {low_resolution_patch}×{low_resolution_patch}",
         run.precision,
