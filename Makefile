@@ -12,6 +12,8 @@ INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort)
 # Progress bars show durations, which no stored output may hold.
 QUIET     := TQDM_DISABLE=1
+# Notebooks that run side by side would fight for cores.
+ONE_CORE  := OMP_NUM_THREADS=1
 
 .PHONY: book test results notebooks clean help
 
@@ -43,13 +45,13 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
-	$(QUIET) $(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
+	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
 	$(BIN)/python -m ddtb_lite.experiments
 
 notebooks: $(INSTALLED)
-	$(QUIET) $(BIN)/python book/execute.py $(NOTEBOOKS)
+	$(QUIET) $(ONE_CORE) $(BIN)/python book/execute.py $(NOTEBOOKS)
 
 clean:
 	rm -rf _build .jupyter_cache .pytest_cache .mypy_cache .ruff_cache

@@ -93,6 +93,11 @@ def throughput(
     )
 
 
+def paper_steps(device: torch.device | str | None = None) -> list[Throughput]:
+    """The steps of the paper's recipe for its two most different networks, some minutes on a GPU."""
+    return [throughput("edsr", device), throughput("rdn", device, low_resolution_patch=24)]
+
+
 def official_step(
     network: SuperResolutionNetwork, patch: int, batch_size: int, device: torch.device
 ) -> Callable[[], None]:

@@ -20,6 +20,7 @@ from ddtb_lite import build, complexity, evaluate, images, initialize, load, qua
 from ddtb_lite.__main__ import main, parser
 from ddtb_lite.benchmark import Ratio
 from ddtb_lite.networks import SuperResolutionNetwork
+from ddtb_lite.throughput import Throughput
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 
@@ -270,9 +271,24 @@ def test_benchmark_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ratios = {"step_vs_fp32": Ratio(0.5, "steps"), "peak_memory_vs_naive": Ratio(0.25, "memory")}
     monkeypatch.setattr(command_line, "benchmark", lambda device: ratios)
     assert main(["benchmark", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"step_vs_fp32": 0.5, "peak_memory_vs_naive": 0.25}
+    assert json.loads(capsys.readouterr().out)["ratios"] == {"step_vs_fp32": 0.5, "peak_memory_vs_naive": 0.25}
     assert main(["benchmark"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["step_vs_fp32", "0.50", "steps"]
+
+
+def test_benchmark_of_a_gpu_prints_throughput(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In place of the GPU a stand-in: what is measured there, test_throughput.py measures on a CPU."""
+    step = Throughput("EDSR ×4", "bf16", 0.002, 0.05, 0.001, 0.0005, 0)
+    monkeypatch.setattr(command_line, "benchmark", lambda device: {"step_vs_fp32": Ratio(0.5, "steps")})
+    monkeypatch.setattr(command_line, "paper_steps", lambda device: [step])
+    monkeypatch.setattr(command_line.results, "environment", lambda device: {"device": device})
+    assert main(["benchmark", "--device", "cuda", "--out", str(tmp_path / "gpu.json")]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == str(step)
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written["environment"] == {"device": "cuda"}
+    assert written["throughput"] == [vars(step)] and written["ratios"] == {"step_vs_fp32": 0.5}
 
 
 def test_an_interruption(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
