@@ -54,7 +54,7 @@ def train(
     `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
 
     Raises `ValueError` for data or networks that do not fit, and `RuntimeError`, naming the layers that went
-    wrong, if the loss stops being finite, or if another process dies.
+    wrong, if the loss stops being finite, if the device's memory is full, or if another process dies.
     """
     if isinstance(recipe, str):
         recipe = Recipe.preset(recipe, network)
@@ -68,7 +68,7 @@ def train(
     with distributed.started(device) as own_device:
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         folder = None if out is None else RunFolder(Path(out), run.identity)
-        with uniform.compiled(recipe.compile), _stop_requests() as stop:
+        with uniform.compiled(recipe.compile), _stop_requests() as stop, _full_memory_explained(run):
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
     run.finish()
     return run.history
@@ -114,6 +114,21 @@ def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]
     if isinstance(data, (list, tuple)) and data and all(isinstance(each, (str, Path)) for each in data):
         return [image for each in data for image in datasets.load(each)]
     return datasets.load(data)
+
+
+@contextmanager
+def _full_memory_explained(run: Run) -> Iterator[None]:
+    """Turn a device's refusal of more memory into a sentence that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        raise RuntimeError(
+            f"The memory of {run.device} is full at step {run.step}. Say checkpointing=true, or choose a smaller "
+            f"batch_size ({run.recipe.batch_size}) or patch_size ({run.recipe.patch_size}). What was saved is whole, "
+            "but belongs to the recipe it was begun with."
+        ) from error
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from ddtb_lite import Recipe, build, quantize, steps, train
 from ddtb_lite.graphs import EAGER_STEPS, Outputs, StepGraph, recorder_for
 
 
@@ -27,8 +29,13 @@ class FakeRecorder:
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         self.recorded += 1
-        outputs: Outputs = {"loss": torch.zeros(())}
-        return lambda: outputs["loss"].copy_(step()["loss"]), outputs
+        outputs: Outputs = {}
+
+        def replay() -> None:
+            for name, value in step().items():
+                outputs.setdefault(name, torch.zeros_like(value)).copy_(value)
+
+        return replay, outputs
 
 
 class Counter:
@@ -70,3 +77,36 @@ def test_a_step_that_cannot_be_recorded_is_logged_once_and_called(caplog: pytest
 
 def test_a_cpu_records_nothing() -> None:
     assert recorder_for(torch.device("cpu")) is None
+
+
+def test_eager_compiled_and_recorded_steps_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and scores of a whole run, through falling bits, warm-up and live gates."""
+    pictures = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(4)]
+    recipe = Recipe(
+        "test",
+        steps=15,
+        batch_size=2,
+        patch_size=32,
+        halve_every=None,
+        calibration_batches=1,
+        warmup_steps=5,
+        falling_bits=((4, 5),),
+        validation_images=1,
+        validate_every=5,
+        precision="fp32",
+    )
+    recorder = FakeRecorder()
+    trajectories = {}
+    for way in ("eager", "compiled", "recorded"):
+        torch.manual_seed(0)
+        teacher = build("edsr", 2, n_blocks=1, n_feats=8)
+        monkeypatch.setattr(steps, "recorder_for", lambda device, way=way: recorder if way == "recorded" else None)
+        student = quantize(teacher, "ddtb", 3, gate_ratio=1)
+        changed = recipe.override(compile=way == "compiled")
+        history = train(student, pictures, changed, teacher=teacher, progress=False, device="cpu")
+        trajectories[way] = [[row[name] for name in ("loss", "psnr", "feature_error")] for row in history.rows]
+    assert recorder.recorded == 3, "one graph for each phase"
+    assert len(trajectories["eager"]) == 3
+    np.testing.assert_allclose(trajectories["recorded"], trajectories["eager"], rtol=1e-6)
+    # The compiled quantizer rounds as the eager one does; a sum may run in another order.
+    np.testing.assert_allclose(trajectories["compiled"], trajectories["eager"], rtol=1e-3)

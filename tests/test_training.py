@@ -983,3 +983,21 @@ def _cut_at(step: int) -> Callable[[Run], None]:
 def test_a_perceptual_loss_needs_a_discriminator() -> None:
     with pytest.raises(ValueError, match="belongs to adversarial training"):
         train(full_precision(), DATA, PLAIN, progress=False, perceptual=lambda sr, hr: sr.mean())
+
+
+@pytest.mark.parametrize(
+    "refusal", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] can't allocate memory: 9")]
+)
+def test_full_memory_says_what_to_do_and_keeps_the_last_state(
+    refusal: RuntimeError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Outcomes
+) -> None:
+    def refuse(run: Run) -> None:
+        if run.step == 7:
+            raise refusal
+
+    with monkeypatch.context() as patched:
+        after_each_step(patched, refuse)
+        with pytest.raises(RuntimeError, match=r"memory of cpu is full at step 7\. Say checkpointing=true, or choose"):
+            start(tmp_path)
+    network, _ = start(tmp_path)
+    assert equal(state_of(network), uninterrupted["student"][0])
