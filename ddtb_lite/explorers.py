@@ -11,7 +11,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,24 +51,46 @@ def explorer(identifier: str, slider: str, frames: Sequence[Frame], caption: str
     )
 
 
-def swipe(identifier: str, before: np.ndarray, after: np.ndarray, labels: tuple[str, str], caption: str) -> HTML:
-    """Two uint8 images of one size on the same place; a slider moves the line between them."""
+def swipe(identifier: str, versions: Mapping[str, np.ndarray], caption: str) -> HTML:
+    """Pictures of one scene, uint8 and of one size, by label; a slider moves the line between two of them.
+
+    At first these are the first version, on the left, and the last; if there are more, menus choose any two.
+    """
     _check_identifier(identifier)
-    if before.shape != after.shape:
-        raise ValueError(f"The images are {before.shape} and {after.shape}, expected one shape.")
-    left, right = (html.escape(label) for label in labels)
+    shapes = {version.shape for version in versions.values()}
+    if len(versions) < 2 or len(shapes) > 1:
+        raise ValueError(f"The images are {', '.join(map(str, shapes)) or 'none'}, expected two or more of one shape.")
+    labels, sources = list(versions), [_data_url(version) for version in versions.values()]
+    left, right = html.escape(labels[0]), html.escape(labels[-1])
+    if len(labels) == 2:
+        sides = f"left of the line: {left}; right of it: {right}"
+    else:
+        sides = f"left of the line: {_menu('before', labels, 0)} right of it: {_menu('after', labels, len(labels) - 1)}"
     return HTML(
         f'<figure class="swipe" id="{identifier}"><div class="stage" style="--position:50%">'
-        f'<img class="before" src="{_data_url(before)}" alt="{left}">'
-        f'<img class="after" src="{_data_url(after)}" alt="{right}"></div>'
-        f'<label>left of the line: {left}; right of it: {right}'
-        f'<input type="range" min="0" max="100" value="50" aria-label="position of the line in percent"></label>'
+        f'<img class="before" src="{sources[0]}" alt="{left}">'
+        f'<img class="after" src="{sources[-1]}" alt="{right}"></div>'
+        f'<div class="sides">{sides}</div>'
+        '<label><input type="range" min="0" max="100" value="50" aria-label="position of the line in percent"></label>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        f"<script>(() => {{ const root = document.getElementById('{identifier}');"
+        f"<script>(() => {{ const root = document.getElementById('{identifier}'),"
+        f"versions = {_for_script(json.dumps(list(zip(labels, sources, strict=True))))};"
         "const input = root.querySelector('input'), stage = root.querySelector('.stage');"
         "input.addEventListener('input', () => stage.style.setProperty('--position', input.value + '%'));"
-        "})();</script>"
+        "for (const menu of root.querySelectorAll('select')) { menu.addEventListener('change', () => {"
+        "const [label, source] = versions[menu.value], image = stage.querySelector('.' + menu.className);"
+        "image.src = source; image.alt = label; }); }})();</script>"
     )
+
+
+def _menu(side: str, labels: Sequence[str], chosen: int) -> str:
+    """A menu of versions for one side, "before" or "after" the line."""
+    options = "".join(
+        f'<option value="{index}"{" selected" if index == chosen else ""}>{html.escape(label)}</option>'
+        for index, label in enumerate(labels)
+    )
+    place = "left" if side == "before" else "right"
+    return f'<select class="{side}" aria-label="{place} of the line">{options}</select>'
 
 
 def _check_identifier(identifier: str) -> None:

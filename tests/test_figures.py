@@ -218,7 +218,7 @@ def test_the_same_input_gives_the_same_bytes() -> None:
         frames = [Frame("drawn", "a line", drawing()), Frame("photo", "noise", picture())]
         return [
             explorer("x", "kind", frames, "Two kinds.").data,
-            swipe("y", picture(1), picture(2), ("old", "new"), "Two.").data,
+            swipe("y", {"old": picture(1), "new": picture(2)}, "Two.").data,
         ]
 
     assert results() == results()
@@ -246,7 +246,7 @@ def test_a_script_cannot_be_swallowed_by_a_comment() -> None:
 
 def test_swipe() -> None:
     before, after = picture(1), picture(2)
-    page = Page(swipe("compare", before, after, (NASTY, "after"), NASTY).data)
+    page = Page(swipe("compare", {NASTY: before, "after": after}, NASTY).data)
     assert page.one("figure")[0] == {"class": "swipe", "id": "compare"}
     images = [attributes for attributes, _ in page.all("img")]
     assert [(each["class"], each["alt"]) for each in images] == [("before", NASTY), ("after", "after")]
@@ -256,14 +256,28 @@ def test_swipe() -> None:
     slider = page.one("input")[0]
     assert (slider["type"], slider["min"], slider["max"], slider["value"]) == ("range", "0", "100", "50")
     assert slider["aria-label"]
-    assert page.one("label")[1] == f"left of the line: {NASTY}; right of it: after"
+    assert page.all("div")[1][1] == f"left of the line: {NASTY}; right of it: after"
     assert page.one("figcaption")[1] == NASTY
-    assert "getElementById('compare')" in page.one("script")[1]
+    assert "getElementById('compare')" in page.one("script")[1] and not page.all("select")
+
+
+def test_swipe_between_any_two_of_several() -> None:
+    versions = {label: picture(seed) for seed, label in enumerate(("bicubic", NASTY, "full precision"))}
+    page = Page(swipe("compare", versions, "Three.").data)
+    assert [attributes["alt"] for attributes, _ in page.all("img")] == ["bicubic", "full precision"]
+    assert [attributes["class"] for attributes, _ in page.all("select")] == ["before", "after"]
+    options = page.all("option")
+    assert [text for _, text in options] == [*versions, *versions]
+    assert [index for index, (attributes, _) in enumerate(options) if "selected" in attributes] == [0, 5]
+    script = page.one("script")[1]
+    found = json.loads(script[script.index("versions = ") + len("versions = ") : script.index(";const")])
+    assert [label for label, _ in found] == list(versions)
 
 
 def test_swipe_needs_one_size() -> None:
-    with pytest.raises(ValueError, match=r"\(12, 16, 3\) and \(12, 8, 3\), expected one shape"):
-        swipe("x", picture(), picture()[:, :8], ("a", "b"), "c")
+    for versions in ({"a": picture(), "b": picture()[:, :8]}, {"a": picture()}, {}):
+        with pytest.raises(ValueError, match=r"expected two or more of one shape"):
+            swipe("x", versions, "c")
 
 
 @pytest.mark.parametrize("identifier", ["", "A", "1a", "a b", "a'", 'a"', "a_b", "-a", "a\n"])
@@ -271,4 +285,4 @@ def test_identifiers(identifier: str) -> None:
     with pytest.raises(ValueError, match="identifier is .*, expected lower-case letters, digits and hyphens"):
         explorer(identifier, "s", [Frame("a", "b", picture())], "c")
     with pytest.raises(ValueError, match="identifier is"):
-        swipe(identifier, picture(), picture(), ("a", "b"), "c")
+        swipe(identifier, {"a": picture(), "b": picture()}, "c")
