@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import devices, uniform
+from . import datasets, devices, images, uniform
 from .conversion import quantize
+from .evaluation import evaluate
 from .naive import naive_quantizer
 from .networks import SuperResolutionNetwork, build
 from .recipe import Recipe
@@ -41,7 +42,8 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
 
     The network is EDSR ×4 at 2 bits with 30 % gates, on 48×48 patches. The peer of a step is a plain float32 step of
     the full-precision network as PyTorch does it by default; that of the quantizer is `relu`; that of the
-    memory is the same student with the quantizer written in single operations that autograd records.
+    memory is the same student with the quantizer written in single operations that autograd records; that of
+    scoring a full-precision network on the embedded photographs is a loop that only runs it on them.
     """
     place = devices.resolve(device)
     plain = _plain_step(place, batch_size)
@@ -50,12 +52,14 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
     with uniform.compiled():
         times = median_seconds([plain, with_teacher, without_teacher], place)
         quantizer, relu = median_seconds(_elementwise(place, batch_size), place, repeats=15)
+    scoring, running = median_seconds(_evaluation(place), place)
     size = f"batch {batch_size}, 48×48 patches"
     precision = _precision_of(place)
     return {
         "step_vs_fp32": Ratio(times[1] / times[0], f"2-bit DDTB step with teacher ({precision}), {size}"),
         "step_vs_fp32_without_teacher": Ratio(times[2] / times[0], f"the same without teacher ({precision})"),
         "fake_quantize_vs_relu": Ratio(quantizer / relu, f"forward and backward of {batch_size}×64×48×48"),
+        "evaluation_vs_forward": Ratio(scoring / running, "shrinking, running and scoring four photographs"),
         "peak_memory_vs_naive": Ratio(_memory_ratio(device), "peak memory of the step, against recorded operations"),
     }
 
@@ -127,6 +131,23 @@ def _elementwise(device: torch.device, batch_size: int) -> list[Callable[[], Non
         lambda: forward_and_backward(lambda each: uniform.fake_quantize(each, lower, upper, 2)),
         lambda: forward_and_backward(torch.relu),
     ]
+
+
+def _evaluation(device: torch.device) -> list[Callable[[], object]]:
+    """Scoring EDSR ×4 on the embedded photographs, and the plain loop that only runs the network."""
+    network = build("edsr", SCALE).to(device).eval()
+    photos = [images.crop_to_multiple(photo, SCALE) for _, photo in datasets.load("photos")]
+    inputs = [
+        torch.from_numpy(images.lower_resolution(photo, SCALE)).permute(2, 0, 1)[None].float().to(device)
+        for photo in photos
+    ]
+
+    def loop() -> None:
+        with torch.no_grad():
+            for x in inputs:
+                network(x.contiguous(memory_format=torch.channels_last))
+
+    return [lambda: evaluate(network, photos, device=device, progress=False), loop]
 
 
 def median_seconds(

@@ -37,13 +37,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.uniform, "compiled", eager)
 
 
-def test_the_four_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_memory_ratio", lambda device: 0.5)
     ratios = benchmark.benchmark("cpu", batch_size=2)
     assert list(ratios) == [
         "step_vs_fp32",
         "step_vs_fp32_without_teacher",
         "fake_quantize_vs_relu",
+        "evaluation_vs_forward",
         "peak_memory_vs_naive",
     ]
     for ratio in ratios.values():
