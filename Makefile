@@ -38,14 +38,14 @@ book: $(INSTALLED)
 	@mkdir -p _build/executed
 	$(QUIET) $(BIN)/papermill book/start/quickstart.ipynb _build/executed/quickstart.ipynb --cwd book/start \
 	    --kernel python3 --no-progress-bar -p preset smoke -p images embedded
-	$(BIN)/jupyter-book build book --path-output . -W -n --keep-going --quiet
+	$(BIN)/jupyter-book build book --path-output . --all -W -n --keep-going --quiet
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
-	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env -n $(JOBS) --dist loadscope $(NOTEBOOKS)
+	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
 	$(BIN)/python -m ddtb_lite.experiments

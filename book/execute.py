@@ -21,7 +21,7 @@ def execute(path: Path) -> None:
     notebook.metadata.kernelspec = KERNEL
     client = NotebookClient(
         notebook,
-        timeout=None,
+        timeout=1800,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=True,
