@@ -1,16 +1,19 @@
-"""Checks in notebooks: a result that moves turns into an error, and what is printed stays the same."""
+"""The lines by which a notebook notices that a result has changed."""
 
 from __future__ import annotations
 
 import math
 
 
-def check(name: str, got: float, want: float, tolerance: float) -> None:
+def check(name: str, got: float, want: float = True, tolerance: float = 0.0) -> None:
     """Print one constant line if `got` is within `tolerance` of `want`; raise `AssertionError` otherwise.
 
-    The line does not contain `got`, so that a notebook's output stays the same as long as the result holds.
+    The line does not contain `got`, so that a notebook's output stays the same as long as the result holds. With
+    two arguments `got` is a condition, which must be true.
     """
-    line = f"check {name}: {want:g} ± {tolerance:g}"
+    is_condition = want is True
+    line = f"check {name}" if is_condition else f"check {name}: {want:g} ± {tolerance:g}"
+    got = float(got)
     if not math.isfinite(got) or not abs(got - want) <= tolerance:
-        raise AssertionError(f"{line}, but got {got:g}")
+        raise AssertionError(f"{line}, but {'it does not hold' if is_condition else f'got {got:g}'}")
     print(f"✓ {line}")

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -57,6 +58,15 @@ def test_check_includes_its_tolerance(capsys: pytest.CaptureFixture[str]) -> Non
     check("exact", 0.25, 0.25, 0)
     check("edge", 1.5, 1, 0.5)
     assert capsys.readouterr().out.count("✓") == 2
+
+
+def test_check_of_a_condition(capsys: pytest.CaptureFixture[str]) -> None:
+    for condition in (True, np.bool_(True), torch.tensor(True)):
+        check("2 < 3", condition)
+    assert set(capsys.readouterr().out.splitlines()) == {"✓ check 2 < 3"}
+    for condition in (False, np.bool_(False), torch.tensor(False)):
+        with pytest.raises(AssertionError, match="check 3 < 2, but it does not hold"):
+            check("3 < 2", condition)
 
 
 @pytest.mark.parametrize("got", [2.89, 3.11, math.nan, math.inf, -math.inf])
