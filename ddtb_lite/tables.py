@@ -50,7 +50,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 def cost(claim: Claim) -> str:
     """The run behind a claim, or what it would take on one H100, by arithmetic."""
     if claim.run:
-        return html.escape(claim.run)
+        return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
     if not claim.command:
         return "not a method of this package"
     minutes = 60 * claim.hours
