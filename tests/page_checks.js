@@ -25,6 +25,11 @@ globalThis.checks = {
     return shown < expected ? [`${shown} of ${expected} equations are set`, ...errors] : errors;
   },
 
+  rawTables() {
+    return [...document.querySelectorAll(".bd-article p")].map(p => p.textContent).filter(text => /\|\s*:?-+:?\s*\|/.test(text))
+      .map(text => text.slice(0, 60));
+  },
+
   overflow() {
     const width = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= width) return [];

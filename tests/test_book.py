@@ -156,6 +156,7 @@ def test_every_page_over_http(built: Path, address: str, browser: Any) -> None:
             visit.check("imagesWithoutText", "no text alternative")
             visit.check("imagesNotShown", "not shown")
             visit.check("rawMaths", "maths")
+            visit.check("rawTables", "a table shown as text")
             for theme in ("light", "dark"):
                 page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
                 visit.check("illegible", f"illegible in the {theme} theme")
