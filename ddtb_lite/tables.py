@@ -54,9 +54,10 @@ def cost(claim: Claim) -> str:
     if not claim.command:
         return "not a method of this package"
     minutes = 60 * claim.hours
-    return f"about {minutes:.1f} H100-minutes" if minutes < 60 else f"about {claim.hours:.1f} H100-hours"
+    return f"≈\u00a0{minutes:.1f}\u00a0minutes" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0hours"
 
 
+SEEDS = "mean ± sd (seeds)"
 CLAIM_COLUMNS = {
     "bits": "number",
     "method": "",
@@ -65,15 +66,16 @@ CLAIM_COLUMNS = {
     "ours [dB / SSIM]": "number",
     "difference [dB]": "number",
     "verdict": "",
-    "mean ± sd (seeds)": "number",
-    "run, or its cost": "",
+    SEEDS: "number",
+    "run, or its cost on an H100": "",
 }
 
 
 def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     """Claims of one network, paper's value beside ours, and the command of each below.
 
-    Results made on the page (`here`, as `train_here` returns them) come last and are marked as such.
+    Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. There is a
+    column for several seeds if any claim has them.
     """
     rows = sorted(rows, key=lambda claim: (-claim.bits, claim.method != "DDTB", claim.method))
     cells = [_claim(claim) for claim in rows] + [row for result in here for row in _here(result, rows)]
@@ -81,7 +83,12 @@ def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     named |= {
         f"{result['config']['quantization']['bits']} bits, this page": result["command"] for result in here
     }
-    return HTML(table(CLAIM_COLUMNS, cells).data + commands(named).data)
+    columns = CLAIM_COLUMNS
+    if not any(len(claim.seeds) > 1 for claim in rows):
+        place = list(columns).index(SEEDS)
+        columns = {head: kind for head, kind in columns.items() if head != SEEDS}
+        cells = [row[:place] + row[place + 1 :] for row in cells]
+    return HTML(table(columns, cells).data + commands(named).data)
 
 
 def _claim(claim: Claim) -> list[str]:
