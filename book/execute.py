@@ -11,20 +11,8 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.output_widget import OutputWidget
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-
-
-class SilentOutput(OutputWidget):
-    """Keeps a live cell's output and does not tell the kernel about it.
-
-    Telling it is of no use here, and what is sent just when the cell's reply arrives can hide the reply for ever:
-    sending empties the signal by which the waiting client would wake up.
-    """
-
-    def sync_state(self) -> None:
-        pass
 
 
 def execute(path: Path) -> None:
@@ -39,7 +27,6 @@ def execute(path: Path) -> None:
         store_widget_state=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": SilentOutput}}
     client.execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata.pop("papermill", None)

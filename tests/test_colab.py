@@ -53,7 +53,6 @@ def test_notebook_runs_alone(name: str, installed: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.delenv("DDTB_DATA", raising=False)
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    client.widget_registry = {}  # see book/execute.py, SilentOutput
     client.execute()
     assert notebook.cells[0].outputs[0].text.startswith(str(installed) + os.sep)
     assert os.listdir(tmp_path) == [Path(name).name], "the notebook left files behind"

@@ -25,9 +25,7 @@ def run(page: str, first: str) -> None:
     notebook = nbformat.read(BOOK / page, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     folder = str((BOOK / page).parent)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}})
-    client.widget_registry = {}  # see book/execute.py, SilentOutput
-    client.execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
 
 
 @pytest.mark.parametrize("page", PAGES)
