@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
-from pathlib import Path
-
-import torch
 
 import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, comparison, datasets, distributed, images, results
 from ddtb_lite.benchmark import benchmark
 from ddtb_lite.conversion import attach_gates
 from ddtb_lite.files import atomic_write
-from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.quantizers import METHODS
 from ddtb_lite.throughput import paper_steps
-from ddtb_lite.training import training_images
-
-BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
+from ddtb_lite.train_command import train
 
 
 def main(words: list[str] | None = None) -> int:
@@ -45,135 +38,12 @@ def parser() -> argparse.ArgumentParser:
     return arguments.parser(COMMANDS)
 
 
-def _pairs(texts: list[str]) -> dict[str, object]:
-    """["a=1", "b=x"] to {"a": 1, "b": "x"}."""
-    values: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"{text!r} is not of the form NAME=VALUE.")
-        try:
-            values[name] = json.loads(value)
-        except json.JSONDecodeError:
-            values[name] = value
-    return values
-
-
-def _quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> SuperResolutionNetwork:
-    return ddtb.quantize(
-        network,
-        options.method,
-        options.bits,
-        variant=options.variant,
-        gate_ratio=options.gate_ratio,
-        percentile=options.percentile,
-        fully=options.fully,
-    )
-
-
-def _command(options: argparse.Namespace) -> str:
-    """The command line, to be repeated from a result file."""
-    return f"python -m ddtb_lite {shlex.join(options.words)}"
-
-
 def _download(options: argparse.Namespace) -> None:
     if not options.names:
         for entry in datasets.registry().values():
             print(f"{entry.name:14s} {entry.images:5d} images  {entry.about}")
     for name in options.names:
         print(f"{name}: {datasets.download(name)}")
-
-
-def _train(options: argparse.Namespace) -> None:
-    torch.manual_seed(options.seed)
-    tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
-    for name in tests:
-        datasets.paths(name)  # a test set that is missing is better noticed now than after hours
-    if options.bits is None and options.teacher is not None:
-        raise ValueError("A teacher is for a quantized student: say with --bits how many bits it gets.")
-    if options.bits is not None and (options.architecture or options.start_from):
-        raise ValueError(
-            "A student has its teacher's architecture and weights: leave out --architecture and --start-from."
-        )
-    teacher = None
-    if options.bits is not None:
-        if options.teacher is None:
-            raise ValueError("A student starts from a full-precision network: give its checkpoint as --teacher FILE.")
-        teacher = checkpoints.load(options.teacher)
-        if (teacher.name, teacher.scale) != (options.model, options.scale):
-            raise ValueError(
-                f"{options.teacher} is {teacher.name} ×{teacher.scale}, but --model and --scale say "
-                f"{options.model} ×{options.scale}."
-            )
-        network = _quantized(teacher, options)
-    else:
-        architecture = _pairs(options.architecture)
-        network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
-        if options.start_from:
-            _copy_matching(checkpoints.load(options.start_from), network)
-    recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**_pairs(options.set))
-    out = Path(options.out).resolve()  # its name is the run's, however it was spelled
-    history = ddtb.train(
-        network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
-    )
-    if distributed.rank() > 0:
-        return  # process 0 scores and writes
-    command = _command(options)
-    config = {
-        "model": network.name,
-        "scale": network.scale,
-        "architecture": network.architecture,
-        "quantization": None if network.quantization is None else vars(network.quantization),
-        "recipe": vars(recipe),
-        "training_data": options.data,
-        "teacher": options.teacher,
-        "start": options.start_from,
-        "best_step": history.best_step,
-        "processes": distributed.launched(),
-    }
-    # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
-    checkpoint = out / f"{out.name}.safetensors"
-    checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
-    network = checkpoints.load(checkpoint)
-    scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
-    result = out / f"{out.name}.json"
-    results.write(
-        result,
-        run=out.name,
-        config=config,
-        seed=options.seed,
-        data={"training": datasets.fingerprint(training_images(options.data))}
-        | {name: datasets.fingerprint(name) for name in tests},
-        curve=history.rows,
-        seconds=history.seconds,
-        checkpoint=f"data/checkpoints/{checkpoint.name}",
-        scores=scores,
-        command=command,
-        device=options.device,
-    )
-    if options.publish:
-        atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
-        atomic_write(results.RESULTS / result.name, result.read_bytes())
-    for name, score in scores.items():
-        print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
-    print(f"{checkpoint}\n{result}")
-
-
-def _copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
-    """Copy every weight whose name and shape fit: a ×4 network starts from a ×2 one's body."""
-    state = target.state_dict()
-    fitting = {name: value for name, value in source.state_dict().items() if name in state}
-    fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}
-    if not fitting:
-        raise ValueError(f"No weight of this {source.name} ×{source.scale} fits {target.name} ×{target.scale}.")
-    target.load_state_dict(state | fitting)
-
-
-def _available(name: str) -> bool:
-    try:
-        return bool(datasets.paths(name))
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -203,7 +73,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             seconds=time.perf_counter() - started,
             checkpoint=None if bicubic else options.network,
             scores=scores,
-            command=_command(options),
+            command=arguments.command_line(options),
             device=options.device,
         )
     if options.json:
@@ -235,9 +105,9 @@ def _complexity(options: argparse.Namespace) -> None:
     if options.network:
         network = checkpoints.load(options.network)
     else:
-        network = ddtb.build(options.model, options.scale, **_pairs(options.architecture))  # type: ignore[arg-type]
+        network = ddtb.build(options.model, options.scale, **arguments.pairs(options.architecture))  # type: ignore[arg-type]
         if options.bits is not None:
-            network = _quantized(network, options)
+            network = arguments.quantized(network, options)
             assert network.quantization is not None
             points = network.quantization_points(options.variant, options.fully).activations
             count = int(network.quantization.gate_ratio * len(points))
@@ -260,7 +130,7 @@ def _compare(options: argparse.Namespace) -> None:
         bits=options.bits,
         methods=list(METHODS) if "all" in options.methods else options.methods,
         preset=options.preset,
-        changes=_pairs(options.set),
+        changes=arguments.pairs(options.set),
         own_rates=options.own_rates,
         out=options.out,
         seed=options.seed,
@@ -291,7 +161,7 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "download": _download,
-    "train": _train,
+    "train": train,
     "evaluate": _evaluate,
     "upscale": _upscale,
     "complexity": _complexity,

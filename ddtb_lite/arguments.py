@@ -1,12 +1,15 @@
-"""What the command line understands: every command and its options."""
+"""What the command line understands: every command, its options, and what some of them stand for."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .networks import NETWORKS
+from .conversion import quantize
+from .networks import NETWORKS, SuperResolutionNetwork
 from .quantizers import METHODS
 
 Command = Callable[[argparse.Namespace], None]
@@ -101,3 +104,35 @@ def _training_options(each: argparse.ArgumentParser) -> None:
     each.add_argument("--data", nargs="+", default=["photos_train"], metavar="SET", help="training sets or folders")
     each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+
+
+def pairs(texts: list[str]) -> dict[str, object]:
+    """["a=1", "b=x"] to {"a": 1, "b": "x"}."""
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is not of the form NAME=VALUE.")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
+def quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> SuperResolutionNetwork:
+    """A quantized copy of a network, as the options say."""
+    return quantize(
+        network,
+        options.method,
+        options.bits,
+        variant=options.variant,
+        gate_ratio=options.gate_ratio,
+        percentile=options.percentile,
+        fully=options.fully,
+    )
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command line, to be repeated from a result file."""
+    return f"python -m ddtb_lite {shlex.join(options.words)}"

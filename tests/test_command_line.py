@@ -258,6 +258,30 @@ def test_the_same_command_continues(place: Place, tmp_path: Path, capsys: pytest
     assert "holds another run (different seed); choose another folder" in message
 
 
+def test_publishing_never_replaces_a_longer_run(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    monkeypatch.setattr(results, "DATA", data)
+    monkeypatch.setattr(results, "RESULTS", data / "results")
+    for folder in ("results", "checkpoints"):
+        (data / folder).mkdir(parents=True)
+    out = tmp_path / "run"
+    arguments = ["train", *TINY, *STEPS, "--data", str(place.images), "--test", "--out", str(out), "--publish"]
+    assert main(arguments) == 0
+    published = data / "results" / "run.json"
+    assert published.read_bytes() == (out / "run.json").read_bytes()
+    assert (data / "checkpoints" / "run.safetensors").read_bytes() == (out / "run.safetensors").read_bytes()
+    assert main(arguments) == 0, "a run of the same preset replaces the one before"
+
+    longer = json.loads(published.read_text(encoding="utf-8"))
+    longer["config"]["recipe"]["preset_name"] = "paper"
+    published.write_text(json.dumps(longer), encoding="utf-8")
+    capsys.readouterr()
+    assert "run in data/results comes from the longer preset 'paper'" in failed(arguments, capsys)
+    assert json.loads(published.read_text(encoding="utf-8")) == longer
+
+
 def test_the_recorded_command_is_the_one_that_ran(place: Place, tmp_path: Path) -> None:
     arguments = ["train", *TINY, *STEPS, "--data", "photos_x", "--test", "--out", str(tmp_path / "run")]
     os.symlink(place.images, tmp_path / "photos_x")

@@ -147,7 +147,7 @@ def test_every_command_is_understood_and_says_what_the_experiment_is(preset: str
 
 def test_options_are_ones_that_training_takes() -> None:
     """The ablations' recipes and quantizers can be made, and each differs from the base run."""
-    from ddtb_lite.__main__ import _pairs, _quantized
+    from ddtb_lite.arguments import pairs, quantized
 
     base = ALL["edsr_x4_ddtb_2bit"]
     small = build("edsr", 4, n_blocks=1, n_feats=8)
@@ -155,8 +155,8 @@ def test_options_are_ones_that_training_takes() -> None:
     ablations = [each for each in ALL.values() if each.purpose == "ablations"]
     for each in (base, *ablations):
         options = parser().parse_args(each.arguments("short"))
-        student = _quantized(small, options)
-        made.append((student.quantization, Recipe.preset("short", student).override(**_pairs(options.set))))
+        student = quantized(small, options)
+        made.append((student.quantization, Recipe.preset("short", student).override(**pairs(options.set))))
     assert len(ablations) == 8
     assert all(each != made[0] for each in made[1:])
     assert len({each.seed for each in ALL.values() if each.name.startswith("edsr_x4_lsq_3bit")}) == 3

@@ -1,0 +1,123 @@
+"""The command that trains: from options to a run folder with a checkpoint and a result file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import ddtb_lite as ddtb
+from ddtb_lite import arguments, checkpoints, datasets, distributed, progress, results
+from ddtb_lite.files import atomic_write
+from ddtb_lite.networks import SuperResolutionNetwork
+from ddtb_lite.training import training_images
+
+BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, score the checkpoint as it is stored, and write both and the result file."""
+    torch.manual_seed(options.seed)
+    tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
+    for name in tests:
+        datasets.paths(name)  # a test set that is missing is better noticed now than after hours
+    if options.bits is None and options.teacher is not None:
+        raise ValueError("A teacher is for a quantized student: say with --bits how many bits it gets.")
+    if options.bits is not None and (options.architecture or options.start_from):
+        raise ValueError(
+            "A student has its teacher's architecture and weights: leave out --architecture and --start-from."
+        )
+    out = Path(options.out).resolve()  # its name is the run's, however it was spelled
+    if options.publish:
+        _refuse_to_replace_longer(out.name, options.preset)
+    teacher = None
+    if options.bits is not None:
+        if options.teacher is None:
+            raise ValueError("A student starts from a full-precision network: give its checkpoint as --teacher FILE.")
+        teacher = checkpoints.load(options.teacher)
+        if (teacher.name, teacher.scale) != (options.model, options.scale):
+            raise ValueError(
+                f"{options.teacher} is {teacher.name} ×{teacher.scale}, but --model and --scale say "
+                f"{options.model} ×{options.scale}."
+            )
+        network = arguments.quantized(teacher, options)
+    else:
+        architecture = arguments.pairs(options.architecture)
+        network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
+        if options.start_from:
+            _copy_matching(checkpoints.load(options.start_from), network)
+    recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
+    history = ddtb.train(
+        network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
+    )
+    if distributed.rank() > 0:
+        return  # process 0 scores and writes
+    command = arguments.command_line(options)
+    config = {
+        "model": network.name,
+        "scale": network.scale,
+        "architecture": network.architecture,
+        "quantization": None if network.quantization is None else vars(network.quantization),
+        "recipe": vars(recipe),
+        "training_data": options.data,
+        "teacher": options.teacher,
+        "start": options.start_from,
+        "best_step": history.best_step,
+        "processes": distributed.launched(),
+    }
+    # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
+    checkpoint = out / f"{out.name}.safetensors"
+    checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
+    network = checkpoints.load(checkpoint)
+    scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
+    result = out / f"{out.name}.json"
+    results.write(
+        result,
+        run=out.name,
+        config=config,
+        seed=options.seed,
+        data={"training": datasets.fingerprint(training_images(options.data))}
+        | {name: datasets.fingerprint(name) for name in tests},
+        curve=history.rows,
+        seconds=history.seconds,
+        checkpoint=f"data/checkpoints/{checkpoint.name}",
+        scores=scores,
+        command=command,
+        device=options.device,
+    )
+    if options.publish:
+        atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
+        atomic_write(results.RESULTS / result.name, result.read_bytes())
+    for name, score in scores.items():
+        print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
+    print(f"{checkpoint}\n{result}")
+
+
+def _refuse_to_replace_longer(name: str, preset: str) -> None:
+    """Raise `ValueError` if `data/results` holds this run with a longer preset; a longer one replaces a shorter."""
+    published = results.all_results().get(name)
+    if published and progress.finished(published, preset):
+        theirs = published["config"]["recipe"]["preset_name"]
+        if theirs != preset:
+            raise ValueError(
+                f"{name} in data/results comes from the longer preset {theirs!r}, which --publish would replace: "
+                "name another folder as --out, or leave out --publish."
+            )
+
+
+def _copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
+    """Copy every weight whose name and shape fit: a ×4 network starts from a ×2 one's body."""
+    state = target.state_dict()
+    fitting = {name: value for name, value in source.state_dict().items() if name in state}
+    fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}
+    if not fitting:
+        raise ValueError(f"No weight of this {source.name} ×{source.scale} fits {target.name} ×{target.scale}.")
+    target.load_state_dict(state | fitting)
+
+
+def _available(name: str) -> bool:
+    try:
+        return bool(datasets.paths(name))
+    except (FileNotFoundError, ValueError):
+        return False
