@@ -17,7 +17,10 @@ BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, score the checkpoint as it is stored, and write both and the result file."""
+    """Train, score the checkpoint as it is stored, and write both and the result file.
+
+    Raises `ValueError` for options that contradict one another, before anything is trained.
+    """
     torch.manual_seed(options.seed)
     tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
     for name in tests:
