@@ -52,12 +52,11 @@ def cost(claim: Claim) -> str:
     if claim.run:
         return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
     if not claim.command:
-        return "not a method of this package"
+        return "not in the package"
     minutes = 60 * claim.hours
     return f"≈\u00a0{minutes:.1f}\u00a0minutes" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0hours"
 
 
-SEEDS = "mean ± sd (seeds)"
 CLAIM_COLUMNS = {
     "bits": "number",
     "method": "",
@@ -66,7 +65,6 @@ CLAIM_COLUMNS = {
     "ours [dB / SSIM]": "number",
     "difference [dB]": "number",
     "verdict": "",
-    SEEDS: "number",
     "run, or its cost on an H100": "",
 }
 
@@ -74,8 +72,8 @@ CLAIM_COLUMNS = {
 def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     """Claims of one network, paper's value beside ours, and the command of each below.
 
-    Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. There is a
-    column for several seeds if any claim has them.
+    Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. Where
+    several seeds ran, ours is the first one's, with mean ± standard deviation of all below it.
     """
     rows = sorted(rows, key=lambda claim: (-claim.bits, claim.method != "DDTB", claim.method))
     cells = [_claim(claim) for claim in rows] + [row for result in here for row in _here(result, rows)]
@@ -83,24 +81,21 @@ def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     named |= {
         f"{result['config']['quantization']['bits']} bits, this page": result["command"] for result in here
     }
-    columns = CLAIM_COLUMNS
-    if not any(len(claim.seeds) > 1 for claim in rows):
-        place = list(columns).index(SEEDS)
-        columns = {head: kind for head, kind in columns.items() if head != SEEDS}
-        cells = [row[:place] + row[place + 1 :] for row in cells]
-    return HTML(table(columns, cells).data + commands(named).data)
+    return HTML(table(CLAIM_COLUMNS, cells).data + commands(named).data)
 
 
 def _claim(claim: Claim) -> list[str]:
+    ours = _score(claim.ours, claim.ours_ssim)
+    if len(claim.seeds) > 1:
+        ours += f"<br><small>{spread(claim.seeds)}</small>"
     return [
         str(claim.bits),
         html.escape(claim.method),
         html.escape(claim.dataset),
         _score(claim.paper, claim.paper_ssim),
-        _score(claim.ours, claim.ours_ssim),
+        ours,
         _difference(claim.paper, claim.ours),
         verdict(claim.status),
-        spread(claim.seeds) if len(claim.seeds) > 1 else "",
         cost(claim),
     ]
 
@@ -123,7 +118,6 @@ def _here(result: dict[str, Any], rows: Sequence[Claim]) -> list[list[str]]:
                 _score(score["psnr"], score["ssim"]),
                 _difference(paper, score["psnr"]),
                 verdict(f"{config['recipe']['preset_name']} run"),
-                "",
                 "made here, kept nowhere",
             ]
         )
