@@ -177,17 +177,45 @@ def _gate_params(gate: DynamicGate) -> float:
 # ------------------------------------------------------------------------------------------- Table S1
 
 
+APPROXIMATE_WITHIN = 0.025  # of the printed number
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One number of Table S1: by the formula, as printed, and what the formula does not explain."""
+    """One number of Table S1: by the formula, as the paper prints it ("" for nothing), and what lies between.
+
+    `fitted` marks a value that follows from a choice made to fit the printed one, so that it reproduces nothing.
+    """
 
     ours: float
-    printed: float | None
+    text: str
+    fitted: bool = False
+
+    @property
+    def printed(self) -> float | None:
+        """The printed number; None where the paper prints nothing."""
+        return float(self.text) if self.text else None
 
     @property
     def difference(self) -> float | None:
         """Ours minus the printed one; None where the paper prints nothing."""
         return None if self.printed is None else self.ours - self.printed
+
+    @property
+    def status(self) -> str | None:
+        """"reproduced", "approximate" or "contradicted"; None where the paper prints nothing.
+
+        Reproduced is what lies less than one unit of the last printed digit away, since the authors sometimes
+        round and sometimes cut.
+        """
+        if self.printed is None:
+            return None
+        difference = abs(self.ours - self.printed)
+        decimals = len(self.text.partition(".")[2])
+        if difference < 10.0**-decimals and not self.fitted:
+            return "reproduced"
+        near = difference <= APPROXIMATE_WITHIN * self.printed
+        return "approximate" if self.fitted or near else "contradicted"
 
 
 @dataclass(frozen=True)
@@ -245,10 +273,10 @@ def table_s1(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
             "bops_T": cost.bops / 1e12,
             "gate_bops_pct": 100 * cost.gate_bops / cost.bops,
         }
-        cells = {
-            column: Cell(value, float(printed[column]) if printed[column] else None) for column, value in ours.items()
-        }
-        rows.append(TableRow(model, bits, cells, ranges[name] if bits < FULL_BITS else (0, 0)))
+        least, most = ranges[name] if bits < FULL_BITS else (0.0, 0.0)
+        fitted = {"gate_params_pct_of_params"} if least < most else set()
+        cells = {column: Cell(value, printed[column], column in fitted) for column, value in ours.items()}
+        rows.append(TableRow(model, bits, cells, (least, most)))
     return rows
 
 

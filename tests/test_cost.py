@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ddtb_lite as ddtb
 from ddtb_lite.conversion import attach_gates, full_precision, gated_paths, quantize, set_bits, set_phase
-from ddtb_lite.cost import Complexity, TableRow, complexity, convolutions, rdn_stand_in, table_s1
+from ddtb_lite.cost import Cell, Complexity, TableRow, complexity, convolutions, rdn_stand_in, table_s1
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork, build
 
@@ -305,6 +305,38 @@ def test_gate_operations_lie_below_the_printed_ones_by_the_known_factors(
         for model in ("EDSR_DDTB", "RDN_DDTB", "SRResNet_DDTB")
     }
     assert operations == pytest.approx({"EDSR_DDTB": 0.24e6, "RDN_DDTB": 5.85e6, "SRResNet_DDTB": 0.05e6}, abs=0.005e6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "text", "fitted", "status"),
+    [
+        (2.106, "2.10", False, "reproduced"),
+        (2.0999, "2.1", False, "reproduced"),
+        (532.9, "532", False, "reproduced"),
+        (533.0, "532", False, "approximate"),
+        (97.5, "100", False, "approximate"),
+        (97.4, "100", False, "contradicted"),
+        (2.8, "2.8", True, "approximate"),
+        (0.0, "0", False, "reproduced"),
+        (1.0, "", False, None),
+    ],
+)
+def test_status_of_a_printed_number(ours: float, text: str, fitted: bool, status: str | None) -> None:
+    assert Cell(ours, text, fitted).status == status
+
+
+def test_statuses_of_the_table(rows: dict[tuple[str, int], TableRow]) -> None:
+    statuses = Counter((column, cell.status) for row in rows.values() for column, cell in row.cells.items())
+    assert statuses == {
+        ("params_M", "reproduced"): 12,
+        ("hlfe_params_M", "reproduced"): 9,
+        ("hlfe_params_M", None): 3,
+        ("gate_params_pct_of_params", "reproduced"): 9,
+        ("gate_params_pct_of_params", "approximate"): 3,
+        ("bops_T", "approximate"): 12,
+        ("gate_bops_pct", "reproduced"): 3,
+        ("gate_bops_pct", "contradicted"): 9,
+    }
 
 
 def test_what_gates_can_cost(rows: dict[tuple[str, int], TableRow]) -> None:
