@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -102,6 +103,17 @@ def test_embedded_photos() -> None:
         assert (image[..., 0] != image[..., 2]).mean() > 0.5, "a colour photo"
     for path in datasets.paths("photos"):
         assert path.parent.name == "data" and path.parent.parent.name == "skimage"
+
+
+def test_the_licences_page_names_every_photo_and_every_set_with_its_size() -> None:
+    page = (Path(__file__).parents[1] / "book/reference/data-and-licences.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    named = {word for first, *_ in lines for word in re.findall(r"`(\w+)`", first)}
+    assert {Path(name).stem for name in datasets.PHOTOS + datasets.PHOTOS_TRAIN} <= named
+    sizes = {line[0]: line[1] for line in lines}
+    for name, entry in datasets.registry().items():
+        assert sizes[name] == str(entry.images), name
 
 
 def test_no_photo_is_on_both_sides() -> None:
