@@ -74,6 +74,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             checkpoint=None if bicubic else options.network,
             scores=scores,
             command=arguments.command_line(options),
+            precision="fp32",
             device=options.device,
         )
     if options.json:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import arguments, checkpoints, datasets, distributed, progress, results
+from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, progress, results
 from ddtb_lite.files import atomic_write
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.training import training_images
@@ -88,6 +88,7 @@ def train(options: argparse.Namespace) -> None:
         scores=scores,
         command=command,
         device=options.device,
+        precision=devices.training_precision(recipe.precision, devices.resolve(options.device)),
     )
     if options.publish:
         atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())

@@ -57,6 +57,7 @@ SCORED = Scored(
 def arguments(**changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "run": "edsr_x4_2bit",
+        "precision": "fp32",
         "config": Recipe(),
         "seed": 0,
         "data": {"BSD200_train": SHA},
