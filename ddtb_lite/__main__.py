@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
+from typing import Any
 
 import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, comparison, datasets, distributed, images, results
 from ddtb_lite.benchmark import benchmark
-from ddtb_lite.conversion import attach_gates
+from ddtb_lite.conversion import activation_quantizers, attach_gates, number_of_gates
 from ddtb_lite.files import atomic_write
 from ddtb_lite.quantizers import METHODS
 from ddtb_lite.throughput import paper_steps
@@ -81,9 +83,18 @@ def _evaluate(options: argparse.Namespace) -> None:
         rows = {
             name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()
         }
-        print(json.dumps(rows))
+        print(json.dumps(_finite(rows)))
     else:
         print("\n\n".join(str(score) for score in scores.values()))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity, which is the PSNR of equal images: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _upscale(options: argparse.Namespace) -> None:
@@ -97,6 +108,8 @@ def _upscale(options: argparse.Namespace) -> None:
             raise ValueError(f"Two images in {options.input} differ only in their suffix; rename one of them.")
     else:
         jobs = [(options.input, options.out)]
+    if taken := [str(target) for source, target in jobs if target.resolve() == source.resolve()]:
+        raise ValueError(f"{taken[0]} would be overwritten by its enlargement: give another place as --out.")
     for source, target in jobs:
         images.write(target, ddtb.upscale(network, images.read(source), tile=options.tile, device=options.device))
         print(target)
@@ -104,16 +117,20 @@ def _upscale(options: argparse.Namespace) -> None:
 
 def _complexity(options: argparse.Namespace) -> None:
     if options.network:
+        others = list(arguments.given(options, (*arguments.NETWORK, *arguments.QUANTIZATION)))
+        others += [name for name in ("architecture", "bits") if getattr(options, name)]
+        if others:
+            raise ValueError(f"{options.network} says what it holds: leave out {arguments.written(others)}.")
         network = checkpoints.load(options.network)
     else:
-        network = ddtb.build(options.model, options.scale, **arguments.pairs(options.architecture))  # type: ignore[arg-type]
+        network = arguments.built(options)
         if options.bits is not None:
             network = arguments.quantized(network, options)
-            assert network.quantization is not None
-            points = network.quantization_points(options.variant, options.fully).activations
-            count = int(network.quantization.gate_ratio * len(points))
-            attach_gates(network, [point.path for point in points[:count]])
-            print(f"Without training data the first {count} layers get the gates; this matters for RDN only.")
+            paths = list(activation_quantizers(network))
+            count = number_of_gates(network)
+            attach_gates(network, paths[:count])
+            if count:
+                print(f"Without training data the first {count} layers get the gates; this matters for RDN only.")
     cost = ddtb.complexity(network, tuple(options.output_size))
     print(f"parameters (32-bit)          {cost.params:14,.0f}")
     print(f"  high-level features        {cost.hlfe_params:14,.0f}")
@@ -123,7 +140,10 @@ def _complexity(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    teacher = checkpoints.load(options.teacher or checkpoints.shipped(f"{options.model}_x{options.scale}"))
+    model, scale = getattr(options, "model", "edsr"), getattr(options, "scale", 4)
+    file = options.teacher or checkpoints.shipped(f"{model}_x{scale}")
+    teacher = checkpoints.load(file)
+    arguments.check_kind(file, teacher, options)
     rows = comparison.compare(
         teacher,
         options.data,
@@ -144,10 +164,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     ratios = benchmark(options.device)
     # The paper's networks take a CPU seconds a step, and tell nothing that the ratios do not.
     measured = [] if options.device == "cpu" else paper_steps(options.device)
-    facts = {
-        "ratios": {name: ratio.value for name, ratio in ratios.items()},
-        "throughput": [vars(each) for each in measured],
-    }
+    values = {name: ratio.value for name, ratio in ratios.items()}
+    facts = {**values, "throughput": [vars(each) for each in measured]}
     if options.out:
         here = results.environment(options.device)
         atomic_write(options.out, f"{json.dumps({**facts, 'environment': here}, indent=1)}\n".encode())

@@ -39,7 +39,7 @@ class Adversary:
     A training loop adds `generator_loss(sr)`, times a weight, to the generator's loss, and calls
     `update(sr, hr)` once a step. `loss` is "bce", as in SRGAN, or "least_squares"; P is `patch_size`, a
     multiple of 16. The discriminator starts from `seed`, leaves PyTorch's own random numbers alone, and
-    trains with Adam; a schedule sets the rate in `optimizer.param_groups`. Everything is computed in
+    trains with Adam at a constant `learning_rate`. Everything is computed in
     float32, under autocast too. SRGAN weighs its loss with 10⁻³, beside a mean squared error of pixels from
     −1 to 1; beside L1 of 0…255 a weight of 1 pulls as hard (equal gradients at an error of 8 grey levels).
 
@@ -78,8 +78,10 @@ class Adversary:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminator = Discriminator(patch_size).to(self.device)
-        fused = self.device.type == "cuda"
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=learning_rate, fused=fused)
+        on_gpu = self.device.type == "cuda"  # where it may be part of a CUDA graph
+        self.optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), lr=learning_rate, fused=on_gpu, capturable=on_gpu
+        )
 
     def generator_loss(self, sr: Tensor) -> Tensor:
         """How far the discriminator is from taking the generator's patches for real ones: a 0-d tensor.

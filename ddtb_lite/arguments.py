@@ -5,14 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .conversion import quantize
-from .networks import NETWORKS, SuperResolutionNetwork
+from .networks import NETWORKS, SuperResolutionNetwork, build
 from .quantizers import METHODS
 
 Command = Callable[[argparse.Namespace], None]
+
+# Arguments of `quantize` and of `build` that options carry only if they were given.
+QUANTIZATION = ("method", "variant", "gate_ratio", "percentile", "fully")
+NETWORK = ("model", "scale")
+
+
+class Collect(argparse.Action):
+    """A list of values: the first use of the option replaces the default, another one adds to it."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
@@ -24,9 +37,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     choices = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, about: str) -> argparse.ArgumentParser:
-        each = choices.add_parser(
-            name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        each = choices.add_parser(name, help=about, description=about)
         each.set_defaults(run=commands[name])
         return each
 
@@ -38,15 +49,24 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint that a student starts from")
     each.add_argument("--start-from", metavar="FILE", help="full-precision weights to start from, where shapes fit")
     _training_options(each)
-    each.add_argument("--test", nargs="*", metavar="SET", help="score on these; by default all benchmarks there are")
+    each.add_argument(
+        "--test", nargs="*", action=Collect, metavar="SET", help="score on these; by default all benchmarks there are"
+    )
     each.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder; an interrupted run continues")
     each.add_argument("--publish", action="store_true", help="copy result and checkpoint into the repository's data")
 
     each = command("evaluate", "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets.")
     each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')
-    each.add_argument("--data", nargs="+", default=["photos"], metavar="SET", help="data sets or folders")
+    each.add_argument(
+        "--data",
+        nargs="+",
+        action=Collect,
+        default=["photos"],
+        metavar="SET",
+        help="data sets or folders; by default photos that come with scikit-image",
+    )
     each.add_argument("--scale", type=int, help="needed for bicubic only")
-    each.add_argument("--protocol", default="y", help="y (the paper's), y_full or rgb")
+    each.add_argument("--protocol", default="y", help="y (the paper's, the default), y_full or rgb")
     each.add_argument("--border", type=int, help="pixels left out at each side; by default the scale")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -62,47 +82,103 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     each = command("complexity", "Parameters and bit operations, as Table S1 counts them.")
     each.add_argument("network", nargs="?", metavar="FILE", help="a checkpoint, instead of the options below")
     _network_options(each)
-    each.add_argument("--output-size", type=int, nargs=2, default=(1920, 1080), metavar=("WIDTH", "HEIGHT"))
+    each.add_argument(
+        "--output-size",
+        type=int,
+        nargs=2,
+        default=(1920, 1080),
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the picture that is made; by default 1920 1080",
+    )
 
     each = command("compare", "Train and score several methods with one recipe, and print one table.")
-    each.add_argument("--model", default="edsr", choices=list(NETWORKS), help="architecture")
-    each.add_argument("--scale", type=int, default=4, choices=(2, 3, 4), help="upscaling factor")
-    each.add_argument("--bits", type=int, default=2, help="bit-width of weights and activations")
-    each.add_argument("--methods", nargs="+", default=["all"], choices=["all", *METHODS], help="which methods")
+    _which_network(each)
+    each.add_argument("--bits", type=int, default=2, help="bit-width of weights and activations; by default 2")
+    each.add_argument(
+        "--methods",
+        nargs="+",
+        action=Collect,
+        default=["all"],
+        choices=["all", *METHODS],
+        metavar="METHOD",
+        help=f"all (the default), or some of {', '.join(METHODS)}",
+    )
     each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint; by default the shipped one")
     _training_options(each)
-    each.add_argument("--test", nargs="+", default=["photos"], metavar="SET", help="score on these")
+    each.add_argument(
+        "--test",
+        nargs="+",
+        action=Collect,
+        default=["photos"],
+        metavar="SET",
+        help="score on these; by default photos that come with scikit-image",
+    )
     each.add_argument("--out", metavar="FOLDER", help="keep the runs here, so that they can be continued")
 
     each = command("benchmark", "Speed and memory, each as a ratio to a peer in the same process.")
-    each.add_argument("--device", default="cpu", help="cpu or cuda")
+    each.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     each.add_argument("--json", action="store_true", help="print one JSON object")
     each.add_argument("--out", type=Path, metavar="FILE", help="also write what was measured, and where (.json)")
     return top
 
 
-def _network_options(each: argparse.ArgumentParser) -> None:
-    each.add_argument("--model", default="edsr", choices=list(NETWORKS), help="architecture")
-    each.add_argument("--scale", type=int, default=4, choices=(2, 3, 4), help="upscaling factor")
+def _which_network(each: argparse.ArgumentParser) -> None:
+    absent = argparse.SUPPRESS
+    each.add_argument("--model", default=absent, choices=list(NETWORKS), help="architecture; by default edsr")
     each.add_argument(
-        "--architecture", nargs="+", default=[], metavar="NAME=NUMBER", help="depth and width, such as n_blocks=8"
+        "--scale", type=int, default=absent, choices=(2, 3, 4), help="upscaling factor; by default 4"
+    )
+
+
+def _network_options(each: argparse.ArgumentParser) -> None:
+    _which_network(each)
+    each.add_argument(
+        "--architecture",
+        nargs="+",
+        action=Collect,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="depth and width, such as n_blocks=8; by default the paper's",
     )
     each.add_argument("--bits", type=int, help="bit-width of weights and activations; without it full precision")
-    each.add_argument("--method", default="ddtb", choices=list(METHODS), help="how to quantize")
-    each.add_argument("--variant", default="paper", choices=("paper", "official"), help="whose quantization points")
-    each.add_argument("--gate-ratio", type=float, help="fraction of layers with a gate; by default the paper's")
-    each.add_argument("--percentile", type=float, help="of the initializer; by default the paper's")
-    each.add_argument("--fully", action="store_true", help="quantize first, last and upsampling layers too")
+    absent = argparse.SUPPRESS
+    each.add_argument("--method", default=absent, choices=list(METHODS), help="how to quantize; by default ddtb")
+    each.add_argument(
+        "--variant", default=absent, choices=("paper", "official"), help="whose quantization; by default the paper's"
+    )
+    each.add_argument(
+        "--gate-ratio", type=float, default=absent, help="fraction of layers with a gate; by default the paper's"
+    )
+    each.add_argument(
+        "--percentile", type=float, default=absent, help="of the initializer; by default the paper's"
+    )
+    each.add_argument(
+        "--fully", action="store_true", default=absent, help="quantize first, last and upsampling layers too"
+    )
 
 
 def _training_options(each: argparse.ArgumentParser) -> None:
-    each.add_argument("--preset", default="short", choices=("smoke", "short", "paper"), help="length of training")
+    each.add_argument(
+        "--preset", default="short", choices=("smoke", "short", "paper"), help="length of training; by default short"
+    )
     each.add_argument("--own-rates", action="store_true", help="the method's own learning rates instead of DDTB's")
     each.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the recipe, such as steps=2000"
+        "--set",
+        nargs="+",
+        action=Collect,
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change fields of the recipe, such as steps=2000",
     )
-    each.add_argument("--data", nargs="+", default=["photos_train"], metavar="SET", help="training sets or folders")
-    each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates")
+    each.add_argument(
+        "--data",
+        nargs="+",
+        action=Collect,
+        default=["photos_train"],
+        metavar="SET",
+        help="training sets or folders; by default photos that come with scikit-image",
+    )
+    each.add_argument("--seed", type=int, default=0, help="of initialization, patches and gates; by default 0")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
 
 
@@ -120,17 +196,40 @@ def pairs(texts: list[str]) -> dict[str, object]:
     return values
 
 
+def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of some options that were given, by name."""
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
+def written(names: Iterable[str]) -> str:
+    """Names of options as they are written: "--model, --gate-ratio"."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def built(options: argparse.Namespace) -> SuperResolutionNetwork:
+    """A full-precision network, as the options say; by default EDSR ×4."""
+    architecture = pairs(options.architecture)
+    if own := sorted({"name", "scale"} & set(architecture)):
+        raise ValueError(f"--architecture is for depth and width, not for {' and '.join(own)}.")
+    if options.bits is None and (quantization := given(options, QUANTIZATION)):
+        raise ValueError(f"{written(quantization)}: say with --bits how many bits the network gets.")
+    model, scale = getattr(options, "model", "edsr"), getattr(options, "scale", 4)
+    return build(model, scale, **architecture)  # type: ignore[arg-type]
+
+
 def quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> SuperResolutionNetwork:
     """A quantized copy of a network, as the options say."""
-    return quantize(
-        network,
-        options.method,
-        options.bits,
-        variant=options.variant,
-        gate_ratio=options.gate_ratio,
-        percentile=options.percentile,
-        fully=options.fully,
-    )
+    return quantize(network, bits=options.bits, **given(options, QUANTIZATION))
+
+
+def check_kind(file: str | Path, network: SuperResolutionNetwork, options: argparse.Namespace) -> None:
+    """Raise `ValueError` if a file's network is not of the model and the scale that were given."""
+    wanted = {"model": network.name, "scale": network.scale} | given(options, NETWORK)
+    if (network.name, network.scale) != (wanted["model"], wanted["scale"]):
+        raise ValueError(
+            f"{file} is {network.name} ×{network.scale}, but --model and --scale say "
+            f"{wanted['model']} ×{wanted['scale']}."
+        )
 
 
 def command_line(options: argparse.Namespace) -> str:

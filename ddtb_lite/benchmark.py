@@ -176,18 +176,17 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _memory_ratio(device: str) -> float:
-    ours, naive = (
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "ddtb_lite.benchmark", device, version],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
-        for version in ("ours", "naive")
-    )
+    ours, naive = (_in_a_process(device, version) for version in ("ours", "naive"))
     return ours / naive
+
+
+def _in_a_process(device: str, version: str) -> int:
+    command = [sys.executable, "-m", "ddtb_lite.benchmark", device, version]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        raise RuntimeError(f"The memory of a step could not be measured: {reason}")
+    return json.loads(process.stdout)
 
 
 def step_memory(device: str, version: str, batch_size: int = 4) -> int:

@@ -29,6 +29,7 @@ from .networks import Quantization, SuperResolutionNetwork, build
 from .packing import PackedWeight, pack, unpack
 from .provenance import package_version, without_paths
 from .quantizers import Quantizer
+from .results import carried
 
 FORMAT = 1
 _HEADER = "ddtb_lite"
@@ -81,9 +82,9 @@ def save(
 def load(path: str | os.PathLike[str], device: torch.device | str | None = None) -> SuperResolutionNetwork:
     """The network that `save` wrote, in eval mode, on the CPU unless another `device` is given.
 
-    A student's outputs are bit-identical to the ones of the student that was saved (if `half` was not asked
-    for). `network.metadata` is what `save` was given. A `.pt` or `.pth` file is taken for a full-precision
-    checkpoint of another program (`foreign.load_foreign`).
+    A student's outputs are bit-identical to the ones of the student that was saved, in the same memory format (if
+    `half` was not asked for). `network.metadata` is what `save` was given. A `.pt` or `.pth` file is taken for a
+    full-precision checkpoint of another program (`foreign.load_foreign`).
 
     Raises `FileNotFoundError` for a missing file, and `ValueError` for one that is damaged, of a newer
     format, or not a checkpoint of a network of this package.
@@ -101,12 +102,10 @@ def shipped(name: str) -> Path:
 
     Raises `FileNotFoundError` that lists what there is.
     """
-    here = Path(__file__).parent
-    folders = [here.parent / "data" / "checkpoints", here / "_data" / "checkpoints"]  # a checkout, an installation
-    for folder in folders:
-        if (folder / f"{name}.safetensors").is_file():
-            return folder / f"{name}.safetensors"
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.safetensors")})
+    folder = carried("checkpoints")
+    if (folder / f"{name}.safetensors").is_file():
+        return folder / f"{name}.safetensors"
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
     raise FileNotFoundError(f"No network {name!r} is shipped; there are: {', '.join(known) or 'none'}.")
 
 

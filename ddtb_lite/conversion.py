@@ -168,6 +168,12 @@ def gated_paths(student: SuperResolutionNetwork) -> list[str]:
     ]
 
 
+def number_of_gates(student: SuperResolutionNetwork) -> int:
+    """How many layers get a gate: the fraction P of all, rounded down (section 5)."""
+    # 0.29 · 100 is a little less than 29 in floating point.
+    return int(require_quantization(student).gate_ratio * len(activation_quantizers(student)) + 1e-9)
+
+
 def set_phase(student: SuperResolutionNetwork, phase: str) -> None:
     """Tell a student what it has been through: "new", "initialized", "warm-up" or "live" (section 6).
 
@@ -188,6 +194,8 @@ def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
     check_bits(bits, rule.lowest_bits, rule.highest_bits)
     if is_packed(student):
         raise ValueError("This student was loaded bit-packed: its weights cannot change their bit-width any more.")
+    if bits == quantization.bits:
+        return  # what the weights' quantizers have learned stays
     points = student.quantization_points(quantization.variant, quantization.fully)
     for point in points.activations:
         if not point.skip:

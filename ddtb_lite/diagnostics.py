@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .conversion import activation_quantizers
+from .hooks import eval_mode, inputs_watched, outputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import DualBound
 
@@ -27,20 +28,13 @@ def quantizer_inputs(
         else network.quantization_points(quantization.variant, quantization.fully)
     )
     seen: dict[str, Tensor] = {}
-    handles = [
-        network.get_submodule(point.path).register_forward_pre_hook(
-            lambda _, inputs, path=point.path: seen.__setitem__(path, reduce(inputs[0]))
-        )
-        for point in points.activations
-    ]
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(batch.to(network.device))
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+
+    def keep(path: str, x: Tensor) -> None:
+        seen[path] = reduce(x)
+
+    places = {point.path: network.get_submodule(point.path) for point in points.activations}
+    with torch.no_grad(), eval_mode(network), inputs_watched(places, keep):
+        network(batch.to(network.device))
     return seen
 
 
@@ -62,14 +56,11 @@ def quantization_errors(
     compared on the same data. `relative` divides by the activation's variance: 1 is as good as its mean.
     """
     errors = {}
-    training = student.training
-    student.eval()
-    with torch.no_grad():
+    with torch.no_grad(), eval_mode(student):
         for path, quantizer in activation_quantizers(student).items():
             x = activations[path]
             error = (quantizer(x) - x).double().pow(2).mean()
             errors[path] = (error / x.double().var(correction=0) if relative else error).item()
-    student.train(training)
     return errors
 
 
@@ -80,15 +71,12 @@ def gate_outputs(student: SuperResolutionNetwork, batch: Tensor) -> dict[str, Te
     """
     outputs = {}
     quantizers = activation_quantizers(student)
-    training = student.training
-    student.eval()
-    with torch.no_grad():
+    with torch.no_grad(), eval_mode(student):
         inputs = quantizer_inputs(student, batch)
         for path, quantizer in quantizers.items():
             if isinstance(quantizer, DualBound) and quantizer.gate is not None:
                 beta_upper, beta_lower = quantizer.gate(inputs[path])
                 outputs[path] = torch.stack([beta_lower, beta_upper], dim=1)
-    student.train(training)
     return outputs
 
 
@@ -128,22 +116,12 @@ def _first_not_finite(network: SuperResolutionNetwork, batch: Tensor) -> str | N
     """The path of the first module whose output for `batch` holds NaN or infinity, None if there is none."""
     found: list[str] = []
 
-    def look(path: str, output: object) -> None:
+    def look(path: str, _input: Tensor, output: object) -> None:
         tensors = [each for each in (output if isinstance(output, tuple) else (output,)) if isinstance(each, Tensor)]
         if not found and not all(torch.isfinite(tensor).all() for tensor in tensors):
             found.append(path)
 
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, path=path: look(path, output))
-        for path, module in network.named_modules()
-        if path
-    ]
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(batch.to(network.device))
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    parts = {path: module for path, module in network.named_modules() if path}
+    with torch.no_grad(), eval_mode(network), outputs_watched(parts, look):
+        network(batch.to(network.device))
     return found[0] if found else None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import datasets, devices, images, metrics
+from .hooks import eval_mode, inputs_watched
 from .networks import SuperResolutionNetwork
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -88,7 +89,7 @@ def evaluate(
     metrics.check_protocol(protocol, border)
     pairs = datasets.load(dataset)
     name_of_set = Path(os.fspath(dataset)).name if isinstance(dataset, str | os.PathLike) else "images"
-    smallest = math.ceil((metrics.WINDOW + 2 * border) / scale) * scale
+    smallest = smallest_side(scale, border)
     for name, image in pairs:
         if min(image.shape[:2]) < smallest:
             size = f"{image.shape[0]}×{image.shape[1]}"
@@ -116,6 +117,11 @@ def evaluate(
                     rows[index][name] = value
             bar.update(len(batch))
     return Scores(name_of_set, scale, protocol, border, rows)
+
+
+def smallest_side(scale: int, border: int) -> int:
+    """How many pixels high and wide an image must be at least, to be scored."""
+    return math.ceil((metrics.WINDOW + 2 * border) / scale) * scale
 
 
 def upscale(
@@ -188,16 +194,11 @@ def _inference(
     target = _target(network, device)
     if target != network.device:
         network = copy.deepcopy(network).to(target)  # the caller's stays where it is
-    modes = [(module, module.training) for module in network.modules()]
     reduced = dtype != torch.float32
     autocast = torch.autocast(target.type, dtype if reduced else None, enabled=reduced)
-    network.eval()
-    try:
-        with torch.inference_mode(), autocast, _true_float32():
-            yield network
-    finally:
-        for module, training in modes:
-            module.training = training
+    exact = _true_float32() if target.type == "cuda" else nullcontext()
+    with eval_mode(network), torch.inference_mode(), autocast, exact:
+        yield network
 
 
 def _target(network: SuperResolutionNetwork, device: torch.device | str | None) -> torch.device:
@@ -284,17 +285,13 @@ def _halo(network: SuperResolutionNetwork, features: Tensor) -> int:
     patch = features[..., :8, :8]
     reach = 0.0
 
-    def add(convolution: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+    def add(path: str, x: Tensor) -> None:
         nonlocal reach
-        reach += max(convolution.kernel_size) // 2 * patch.shape[-1] / inputs[0].shape[-1]
+        reach += max(convolutions[path].kernel_size) // 2 * patch.shape[-1] / x.shape[-1]
 
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    hooks = [convolution.register_forward_hook(add) for convolution in convolutions]
-    try:
+    convolutions = {path: module for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    with inputs_watched(convolutions, add):
         network.upsample(patch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return math.ceil(reach)
 
 

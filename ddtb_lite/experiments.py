@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import estimates, progress, results
+from .arguments import Collect
 from .files import atomic_write
 from .networks import Quantization, SuperResolutionNetwork
 
@@ -29,6 +30,8 @@ TRAINING_DATA = {
 TEST_DATA = {"smoke": ("photos",)}
 
 PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
+# The architecture's own percentile clips the shortcuts of a fully quantized network, which carry the picture itself.
+FULLY_PERCENTILE = 99.9
 SMALL_RDN = (("D", 4), ("C", 4))
 # Each ablation of 2-bit EDSR ×4 by the end of its name: the options that differ from the base run.
 ABLATIONS: dict[str, tuple[str, ...]] = {
@@ -142,8 +145,7 @@ def _all() -> Iterator[Experiment]:
         for seed in (1, 2) if ending == "percentile_95" else ():
             yield replace(student, name=f"{student.name}_seed{seed}", seed=seed)
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
-        # The architecture's own percentile clips the shortcuts, which carry the picture itself.
-        options = ("--percentile", "99.9") if method == "ddtb" else ()
+        options = ("--percentile", str(FULLY_PERCENTILE)) if method == "ddtb" else ()
         yield replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, options=options)
     small = Experiment("rdn_d4c4_x4", "stability", "rdn", 4, architecture=SMALL_RDN)
     yield small
@@ -228,7 +230,13 @@ def parser() -> argparse.ArgumentParser:
         values = sorted(set(known))
         about = f"only these, and what they need: {', '.join(map(str, values))}"
         top.add_argument(
-            f"--{option}", nargs="+", type=type(values[0]), choices=values, metavar=field.upper(), help=about
+            f"--{option}",
+            nargs="+",
+            action=Collect,
+            type=type(values[0]),
+            choices=values,
+            metavar=field.upper(),
+            help=about,
         )
     top.add_argument("--commands", action="store_true", help="also print the commands of what is not done")
     top.add_argument("--csv", metavar="FILE", help="also write the scores")

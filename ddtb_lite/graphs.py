@@ -37,7 +37,8 @@ class CudaRecorder:
 
     def record(self, step: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # A thread that prepares the next batch pins memory meanwhile, which a capture of all threads would forbid.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = step()
         return graph.replay, outputs
 

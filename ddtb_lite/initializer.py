@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import distributed
 from .conversion import (
     activation_quantizers,
     attach_gates,
     full_precision,
+    number_of_gates,
     require_quantization,
     set_phase,
 )
+from .hooks import eval_mode, inputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS
 
@@ -40,9 +42,7 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
     if not first:
         raise ValueError("initialize got no batches, expected at least one N×3×H×W tensor of training images.")
 
-    training = student.training
-    student.eval()
-    try:
+    with eval_mode(student):
         if METHODS[quantization.method].gated:
             everything = itertools.chain(first, (_checked(batch) for batch in stream))
             intensity = dynamic_intensity(student, everything)
@@ -50,12 +50,11 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
             agreed = distributed.mean(torch.tensor(list(intensity.values()), dtype=torch.float64))
             intensity = dict(zip(intensity, agreed.tolist(), strict=True))
             student.dynamic_intensity = intensity
-            count = int(quantization.gate_ratio * len(quantizers))
-            attach_gates(student, sorted(intensity, key=lambda path: -intensity[path])[:count])
-        set_phase(student, "initialized")
+            ranking = sorted(intensity, key=lambda path: -intensity[path])
+            attach_gates(student, ranking[: number_of_gates(student)])
+        set_phase(student, "new")  # until all bounds are there; gates are bypassed
         initialize_bounds(student, first)
-    finally:
-        student.train(training)
+        set_phase(student, "initialized")
 
 
 def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
@@ -74,8 +73,8 @@ def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]
                 if index < quantizers[path].calibration_batches:
                     quantizers[path].initialize(x, percentile)
 
-            with _watched(quantizers, from_input):
-                student(batch.to(student.device))
+            with inputs_watched(quantizers, from_input):
+                student(_at_home(student, batch))
 
 
 def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> dict[str, float]:
@@ -94,15 +93,20 @@ def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]
 
     # The released code leaves RDN's weights quantized here (section 12, item 5).
     keeps_weights = quantization.variant == "official" and student.name == "rdn"
-    with torch.no_grad(), full_precision(student, weights=not keeps_weights), _watched(quantizers, record):
+    with torch.no_grad(), full_precision(student, weights=not keeps_weights), inputs_watched(quantizers, record):
         for batch in batches:
-            student(batch.to(student.device))
+            student(_at_home(student, batch))
 
     def variance(extremes: list[Tensor], reduce: Callable[[Tensor], Tensor]) -> float:
         values = extremes[0] if len(extremes) == 1 else torch.stack([reduce(each) for each in extremes])
         return values.var(correction=0).item()
 
     return {path: variance(highest[path], torch.amax) + variance(lowest[path], torch.amin) for path in quantizers}
+
+
+def _at_home(student: SuperResolutionNetwork, batch: Tensor) -> Tensor:
+    """The batch on the network's device, in its precision."""
+    return batch.to(student.device, next(student.parameters()).dtype)
 
 
 def _checked(batch: Tensor) -> Tensor:
@@ -114,17 +118,3 @@ def _checked(batch: Tensor) -> Tensor:
     if not torch.isfinite(batch).all():
         raise ValueError("A batch holds NaN or infinite pixels; bounds cannot be set from it.")
     return batch
-
-
-@contextmanager
-def _watched(modules: dict[str, nn.Module] | dict, see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `see(path, input)` just before each of the modules runs."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, path=path: see(path, inputs[0]))
-        for path, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

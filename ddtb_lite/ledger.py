@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 from . import progress, results
 from .conversion import DEFAULTS
 from .estimates import outline
-from .experiments import Experiment, experiments
+from .experiments import FULLY_PERCENTILE, TRAINING_DATA, Experiment, experiments
+from .networks import Quantization
 from .quantizers import METHODS
+from .recipe import Recipe
 
 # How far two honest runs of one recipe lie apart; the authors call less than this noise.
 REPRODUCED_WITHIN = 0.05
@@ -115,9 +118,12 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset count before shorter ones. Smaller networks and ablations are other networks.
-    In full precision (`method` "fp") `bits` do not matter.
+    Runs with the paper's preset, unchanged and on its training data, count before shorter ones. Smaller networks
+    and ablations are other networks. In full precision (`method` "fp") `bits` do not matter.
     """
+
+    def preset(run: dict[str, Any]) -> str:
+        return run["config"]["recipe"]["preset_name"]
 
     def fits(run: dict[str, Any]) -> bool:
         config = run["config"]
@@ -125,14 +131,13 @@ def runs_of(
             return False
         if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
+        if preset(run) == "paper" and not _as_prescribed(config):
+            return False
         if config["quantization"] is None:
             return method == "fp"
         wanted = {"method": method, "bits": bits, "fully": fully}
         alike = all(config["quantization"][key] == value for key, value in wanted.items())
         return alike and not _is_ablation(config)
-
-    def preset(run: dict[str, Any]) -> str:
-        return run["config"]["recipe"]["preset_name"]
 
     fitting = sorted(filter(fits, measured.values()), key=lambda run: (preset(run) != "paper", run["seed"]))
     chosen: dict[int, dict[str, Any]] = {}
@@ -147,6 +152,17 @@ def _full_size(config: dict[str, Any]) -> bool:
     return config.get("architecture", usual) == usual
 
 
+def _as_prescribed(config: dict[str, Any]) -> bool:
+    """Whether a run kept the recipe and the training data of its preset, or took its method's own learning rates."""
+    quantization, recipe = config["quantization"], config["recipe"]
+    how = None if quantization is None else Quantization(**quantization)
+    network = outline(config["model"], config["scale"], quantization=how)
+    name = recipe["preset_name"]
+    presets = [Recipe.preset(name, network, own_rates) for own_rates in (False, True)]
+    same_data = config["training_data"] == list(TRAINING_DATA[name])
+    return same_data and any(preset.agrees_with(recipe) for preset in presets)
+
+
 def _is_ablation(config: dict[str, Any]) -> bool:
     """Whether a part of the method was changed or left out: then the run is not about the paper's network."""
     quantization, recipe = config["quantization"], config["recipe"]
@@ -154,7 +170,7 @@ def _is_ablation(config: dict[str, Any]) -> bool:
     usual = DEFAULTS[config["model"]]
     expected = {
         "variant": "paper",
-        "percentile": usual.percentile,
+        "percentile": FULLY_PERCENTILE if quantization.get("fully") and gated else usual.percentile,
         "gate_ratio": usual.gate_ratio if gated else 0.0,
     }
     if any(quantization.get(key, value) != value for key, value in expected.items()):
@@ -179,16 +195,20 @@ def summary(claims: list[Claim]) -> dict[str, int]:
     return dict(Counter(claim.status for claim in claims))
 
 
-def main() -> None:
-    """Print the ledger as text."""
+def main() -> int:
+    """Print the ledger as text; the result is the exit status: 0, or 1 for an error told in one line."""
     parser = argparse.ArgumentParser(description="Each score that the paper prints, ours, and a verdict.")
     parser.add_argument("--folder", default="runs", help="where the run folders lie")
     parser.add_argument(
         "--own", action="store_true", help="count this folder's results only, not data/results"
     )
     options = parser.parse_args()
-    published = {} if options.own else results.all_results()
-    claims = ledger(published | progress.results_in(options.folder))
+    try:
+        published = {} if options.own else results.all_results()
+        claims = ledger(published | progress.results_in(options.folder))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
@@ -197,7 +217,8 @@ def main() -> None:
             cost = "not a method of this package"
         print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:12s} {cost}")
     print(", ".join(f"{count} {status}" for status, count in summary(claims).items()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from . import distributed
 from .adversarial import Adversary
 from .devices import DTYPES
+from .hooks import outputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS, DualBound, Quantizer
 from .recipe import Recipe
@@ -64,15 +65,9 @@ def block_outputs(network: SuperResolutionNetwork, wanted: bool = True) -> Itera
     It stays empty, and nothing is kept alive, if they are not `wanted`.
     """
     outputs: list[Tensor] = []
-    handles = [
-        network.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for name in (network.block_names() if wanted else ())
-    ]
-    try:
+    blocks = {name: network.get_submodule(name) for name in (network.block_names() if wanted else ())}
+    with outputs_watched(blocks, lambda _path, _input, output: outputs.append(output)):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Objective(nn.Module):

@@ -5,7 +5,6 @@ Nothing is listed by hand: a tiny picture runs through the network, and every mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from .conversion import QuantizedConv2d, full_precision, quantize, require_quantization
 from .cost import FULL_BITS
+from .hooks import eval_mode, inputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import ActivationQuantizer
 
@@ -72,21 +72,14 @@ def quantization_table(network: SuperResolutionNetwork, **how: Any) -> list[Stag
     return [stage for stage in stages(network, **how) if stage.bits < FULL_BITS]
 
 
-def _passed(student: SuperResolutionNetwork) -> Iterator[tuple[str, nn.Module]]:
+def _passed(student: SuperResolutionNetwork) -> list[tuple[str, nn.Module]]:
     """(path, module) of the stages, in the order in which a picture of 4×4 pixels passes them."""
     kinds = (ActivationQuantizer, nn.Conv2d, *FUNCTIONS)
-    modules = student.named_modules()
-    paths: dict[nn.Module, str] = {module: path for path, module in modules if isinstance(module, kinds)}
-    passed: list[nn.Module] = []
-    handles = [module.register_forward_pre_hook(lambda module, _: passed.append(module)) for module in paths]
+    modules = {path: module for path, module in student.named_modules() if isinstance(module, kinds)}
+    passed: list[str] = []
     picture = next(student.parameters()).new_zeros(1, 3, 4, 4)
-    training = student.training
-    try:
-        # A quantizer that passes its input on needs no bounds, and its gate does not run.
-        with torch.no_grad(), full_precision(student):
-            student.eval()(picture)
-    finally:
-        student.train(training)
-        for handle in handles:
-            handle.remove()
-    return ((paths[module], module) for module in passed)
+    # A quantizer that passes its input on needs no bounds, and its gate does not run.
+    with torch.no_grad(), eval_mode(student), full_precision(student):
+        with inputs_watched(modules, lambda path, _: passed.append(path)):
+            student(picture)
+    return [(path, modules[path]) for path in passed]

@@ -50,7 +50,7 @@ def listing(
             scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
             state = f"done ({result['config']['recipe']['preset_name']}): {scores}"
         else:
-            step = _last_step(Path(folder) / each.name)
+            step = _last_step(Path(folder) / each.name, preset)
             state = "missing" if step is None else f"under way, at step {step}"
             hours = each.hours(preset, timed)
             if hours is not None:
@@ -64,13 +64,17 @@ def listing(
     return "\n".join(lines)
 
 
-def _last_step(folder: Path) -> int | None:
-    """The step from which an unfinished run continues, None if it has not saved a state."""
+def _last_step(folder: Path, preset: str) -> int | None:
+    """The step from which an unfinished run of a preset continues, None if it has not saved a state."""
     state = folder / "state.safetensors"
     if not state.exists():
         return None
-    with safetensors.safe_open(state, "pt") as file:
-        return json.loads(file.metadata()["run"])["step"]
+    try:
+        with safetensors.safe_open(state, "pt") as file:
+            facts = json.loads(file.metadata()["run"])
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{state} is damaged ({error}): delete its folder to start that run again.") from error
+    return facts["step"] if facts["identity"]["recipe"]["preset_name"] == preset else None
 
 
 def _duration(hours: float) -> str:
@@ -82,7 +86,7 @@ def _duration(hours: float) -> str:
 
 def shipped(names: Iterable[str]) -> set[str]:
     """Those of some runs whose networks are in `data/checkpoints`."""
-    return {name for name in names if (results.DATA / "checkpoints" / f"{name}.safetensors").exists()}
+    return {name for name in names if (results.carried("checkpoints") / f"{name}.safetensors").exists()}
 
 
 def jobs(

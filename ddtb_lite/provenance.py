@@ -78,10 +78,13 @@ def without_paths(value: Any) -> Any:
     """`value` (of JSON's types) with each string free of machine paths.
 
     Paths in the repository become relative to it, those of the data folder start with $DDTB_DATA, and of any
-    other absolute path only the last component is left.
+    other absolute path only the last component is left. Raises `ValueError` if that makes two keys equal.
     """
     if isinstance(value, dict):
-        return {without_paths(key): without_paths(item) for key, item in value.items()}
+        cut = {without_paths(key): without_paths(item) for key, item in value.items()}
+        if len(cut) < len(value):
+            raise ValueError(f"Without their folders two of these have the same name, rename one: {', '.join(value)}.")
+        return cut
     if isinstance(value, list | tuple):
         return [without_paths(item) for item in value]
     if isinstance(value, os.PathLike):

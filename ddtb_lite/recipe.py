@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from .adversarial import LOSSES
 from .devices import DTYPES
@@ -13,6 +16,8 @@ from .quantizers import METHODS
 from .uniform import check_bits
 
 PRECISIONS = ("auto", *DTYPES)
+# How a step is computed and a run is watched, not what it learns.
+TECHNICAL = {"validate_every", "save_every", "precision", "placement", "compile", "channels_last", "checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,11 @@ class Recipe:
             feature_weight=10.0,
         )
 
+    def agrees_with(self, stored: Mapping[str, Any]) -> bool:
+        """Whether the recipe in a result file, which may be older than some fields, trains as this one does."""
+        mine = json.loads(json.dumps(vars(self)))
+        return all(mine[name] == value for name, value in stored.items() if name not in TECHNICAL)
+
     def bits_at(self, step: int, bits: int) -> int:
         """The bit-width at a step of a student whose own is `bits`."""
         for falling, steps in self.falling_bits:
@@ -209,9 +219,9 @@ class Recipe:
             factor = (1 + math.cos(math.pi * step / self.steps)) / 2
         return self.learning_rate * factor, self.bound_learning_rate * factor
 
-    def override(self, **changes: object) -> Recipe:
-        """A copy with some fields changed; `ValueError` names a field that does not exist."""
-        known = {field.name for field in fields(self)}
+    def override(self, /, **changes: object) -> Recipe:
+        """A copy with some fields changed; `ValueError` names one that does not exist. The preset keeps its name."""
+        known = {field.name for field in fields(self)} - {"preset_name"}
         unknown = set(changes) - known
         if unknown:
             raise ValueError(f"A recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}.")

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,13 @@ from .files import atomic_write
 from .provenance import environment, without_paths
 
 DATA = Path(__file__).parent.parent / "data"
-RESULTS = DATA / "results"
+
+
+def carried(folder: str) -> Path:
+    """A folder of `data`, such as "results": a checkout's, or the copy that an installation carries."""
+    checkout = DATA / folder
+    return checkout if checkout.is_dir() else Path(__file__).parent / "_data" / folder
+
 
 # The keys of a result in the order of the file, and the type of each.
 KEYS: dict[str, type | tuple[type, ...]] = {
@@ -40,7 +45,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "command": str,
 }
 
-__all__ = ["DATA", "KEYS", "RESULTS", "all_results", "environment", "paper_tables", "read", "write"]
+__all__ = ["DATA", "KEYS", "all_results", "carried", "environment", "paper_tables", "read", "write"]
 
 
 def write(
@@ -120,8 +125,9 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
     Raises `FileNotFoundError` for a missing folder and `ValueError` for two files of one run; otherwise as
     `read`.
     """
-    folder = RESULTS if folder is None else Path(folder)
-    if not folder.is_dir() and folder != RESULTS:
+    own = folder is None
+    folder = carried("results") if folder is None else Path(folder)
+    if not folder.is_dir() and not own:
         raise FileNotFoundError(f"There is no folder of results {folder}.")
     results: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -134,12 +140,9 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
 
 def paper_tables() -> dict[str, list[dict[str, str]]]:
     """What the paper prints: the rows of each table in `data/paper` by the table's name, cells as printed."""
-    checkout = DATA / "paper"  # an installed package carries its own copy
-    folder = checkout if checkout.is_dir() else resources.files("ddtb_lite") / "_data" / "paper"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".csv")), key=lambda file: file.name)
     return {
-        file.name.removesuffix(".csv"): list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-        for file in files
+        file.stem: list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        for file in sorted(carried("paper").glob("*.csv"))
     }
 
 

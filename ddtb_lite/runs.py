@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from . import distributed
 from .adversarial import Adversary, PerceptualLoss
-from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
+from .conversion import activation_quantizers, attach_gates, gated_paths, number_of_gates, set_bits, set_phase
 from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
+from .evaluation import smallest_side
 from .initializer import initialize, initialize_bounds
 from .losses import Objective
 from .networks import SuperResolutionNetwork
@@ -25,6 +27,8 @@ from .recipe import Recipe
 from .run_folder import RunState, identity
 from .steps import TrainingStep
 from .validation import Validation, split
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -68,10 +72,16 @@ class Run:
             _check_teacher(teacher, network)
             teacher.eval()
         network.checkpointing = recipe.checkpointing
-        held_out, kept = split(data, recipe.validation_images)
+        _check_gates(network, recipe)
+        held_out, kept = split(data, recipe.validation_images, smallest_side(network.scale, network.scale))
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed, device, recipe.placement
         )
+        if self.sampler.left_out:
+            logger.warning(
+                "%d of %d training images are smaller than a patch of %d×%d pixels and are left out.",
+                *(self.sampler.left_out, len(kept), recipe.patch_size, recipe.patch_size),
+            )
         self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
         self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
@@ -123,6 +133,7 @@ class Run:
             "sums": list(self.sums),
             "bits": self.network.quantization.bits if self.network.quantization else 32,
             "phase": self.network.phase,
+            "precision": self.precision,
             "gates": gated_paths(self.network) if self.network.quantization else [],
             "dynamic_intensity": self.network.dynamic_intensity,
             "history": vars(self.history),
@@ -137,6 +148,8 @@ class Run:
             attach_gates(self.network, facts["gates"])
             set_phase(self.network, facts["phase"])
             self.network.dynamic_intensity = facts["dynamic_intensity"]
+        if (precision := facts.get("precision", self.precision)) != self.precision:
+            logger.warning("This run began in %s and goes on in %s.", precision, self.precision)
         self.network.load_state_dict(state.group("network"))
         self.train_step.restore(state.group("step"))
         sums = state.group("sum")
@@ -185,7 +198,7 @@ class Run:
             if bits == self.bits and gated_paths(self.network):
                 since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
                 phase = "warm-up" if since < self.recipe.warmup_steps else "live"
-                if phase != self.network.phase:
+                if phase != self.network.phase and self.network.phase != "live":  # they may be from the beginning
                     set_phase(self.network, phase)
                     self.train_step.share()
 
@@ -247,6 +260,20 @@ class Run:
     def _calibration_batches(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
             yield self.sampler.sample(self.recipe.batch_size)[0]
+
+
+def _check_gates(network: SuperResolutionNetwork, recipe: Recipe) -> None:
+    """Raise `ValueError` now for what would stop training at the warm-up of the gates, or leave them unused."""
+    if network.quantization is None or network.phase == "live" or not number_of_gates(network):
+        return
+    if recipe.batch_size < 2:
+        raise ValueError(f"batch_size is {recipe.batch_size}, but a gate's batch norm needs at least two images.")
+    own = recipe.steps - sum(steps for _, steps in recipe.falling_bits)
+    if recipe.warmup_steps >= own:
+        raise ValueError(
+            f"warmup_steps is {recipe.warmup_steps}, but the student has its own bit-width for {own} steps only: its "
+            "gates would never act."
+        )
 
 
 def _check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetwork) -> None:

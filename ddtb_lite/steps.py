@@ -134,7 +134,7 @@ class TrainingStep:
         self.optimizer.load_state_dict(optimizer)
         if self.adversary is not None:
             self.adversary.restore(adversary)
-        if self.loss_scale is not None:
+        if self.loss_scale is not None and loss_scale:  # none if the run was in another precision so far
             self.loss_scale.restore(loss_scale)
 
 

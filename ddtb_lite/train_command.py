@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, progress, results
+from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, results
 from ddtb_lite.files import atomic_write
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.training import training_images
@@ -32,25 +32,20 @@ def train(options: argparse.Namespace) -> None:
             "A student has its teacher's architecture and weights: leave out --architecture and --start-from."
         )
     out = Path(options.out).resolve()  # its name is the run's, however it was spelled
-    if options.publish:
-        _refuse_to_replace_longer(out.name, options.preset)
     teacher = None
     if options.bits is not None:
         if options.teacher is None:
             raise ValueError("A student starts from a full-precision network: give its checkpoint as --teacher FILE.")
         teacher = checkpoints.load(options.teacher)
-        if (teacher.name, teacher.scale) != (options.model, options.scale):
-            raise ValueError(
-                f"{options.teacher} is {teacher.name} ×{teacher.scale}, but --model and --scale say "
-                f"{options.model} ×{options.scale}."
-            )
+        arguments.check_kind(options.teacher, teacher, options)
         network = arguments.quantized(teacher, options)
     else:
-        architecture = arguments.pairs(options.architecture)
-        network = ddtb.build(options.model, options.scale, **architecture)  # type: ignore[arg-type]
+        network = arguments.built(options)
         if options.start_from:
             _copy_matching(checkpoints.load(options.start_from), network)
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
+    if options.publish:
+        _refuse_to_replace_longer(out.name, recipe.steps)
     history = ddtb.train(
         network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
     )
@@ -92,26 +87,27 @@ def train(options: argparse.Namespace) -> None:
     )
     if options.publish:
         atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
-        atomic_write(results.RESULTS / result.name, result.read_bytes())
+        atomic_write(results.DATA / "results" / result.name, result.read_bytes())
     for name, score in scores.items():
         print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
     print(f"{checkpoint}\n{result}")
 
 
-def _refuse_to_replace_longer(name: str, preset: str) -> None:
-    """Raise `ValueError` if `data/results` holds this run with a longer preset; a longer one replaces a shorter."""
+def _refuse_to_replace_longer(name: str, steps: int) -> None:
+    """Raise `ValueError` if `data/results` holds this run with more steps; a longer one replaces a shorter."""
     published = results.all_results().get(name)
-    if published and progress.finished(published, preset):
-        theirs = published["config"]["recipe"]["preset_name"]
-        if theirs != preset:
-            raise ValueError(
-                f"{name} in data/results comes from the longer preset {theirs!r}, which --publish would replace: "
-                "name another folder as --out, or leave out --publish."
-            )
+    theirs = published["config"]["recipe"]["steps"] if published else 0
+    if theirs > steps:
+        raise ValueError(
+            f"{name} in data/results was trained for {theirs:,d} steps, which --publish would replace by {steps:,d}: "
+            "name another folder as --out, or leave out --publish."
+        )
 
 
 def _copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
     """Copy every weight whose name and shape fit: a ×4 network starts from a ×2 one's body."""
+    if source.quantization is not None:
+        raise ValueError(f"A full-precision network starts from another one, not from {source.quantization.bits} bits.")
     state = target.state_dict()
     fitting = {name: value for name, value in source.state_dict().items() if name in state}
     fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -121,7 +121,10 @@ def _lies_pixel_by_pixel(x: Tensor) -> bool:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Keeps nothing for the backward pass but x itself and the bounds: the codes are cheap to compute again."""
+    """Keeps nothing for the backward pass but x itself and the bounds: the codes are cheap to compute again.
+
+    The gradients themselves have none: a second derivative is refused.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, clamp: bool) -> Tensor:
@@ -131,6 +134,7 @@ class _FakeQuantize(torch.autograd.Function):
         return _from_rows(_kernel(_forward, x)(_to_rows(x, x, lower), grid), x)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, lower, upper = ctx.saved_tensors
         grid = _Grid.between(lower, upper, ctx.steps, ctx.clamp)
@@ -220,19 +224,23 @@ SMALLEST_COMPILED = 2**16
 def compiled(enabled: bool = True) -> Iterator[None]:
     """Inside this context the quantizers run as fused kernels, made by `torch.compile` at their first use.
 
-    Without a working C++ compiler they run eagerly instead, and one logged line says so.
+    Without a working compiler for the device they run eagerly instead, and one logged line says so.
     """
     global _compile_enabled
     before = _compile_enabled
-    _compile_enabled = enabled and _compiler_works()
+    _compile_enabled = enabled
+    # A kernel is compiled for each combination of shapes, memory format and kind of bounds; past PyTorch's limit of 8
+    # it would run eagerly.
+    limit = torch._dynamo.config.patch(recompile_limit=64) if enabled else nullcontext()
     try:
-        yield
+        with limit:
+            yield
     finally:
         _compile_enabled = before
 
 
 def _kernel(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
-    worthwhile = _compile_enabled and x.numel() >= SMALLEST_COMPILED
+    worthwhile = _compile_enabled and x.numel() >= SMALLEST_COMPILED and _compiler_works(x.device.type)
     return _compiled_kernel(function) if worthwhile else function
 
 
@@ -242,9 +250,9 @@ def _compiled_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def _compiler_works() -> bool:
+def _compiler_works(device: str) -> bool:
     try:
-        torch.compile(lambda x: x + 1, dynamic=True)(torch.zeros(2))
+        torch.compile(lambda x: x + 1, dynamic=True)(torch.zeros(2, device=device))
     except Exception as error:  # whatever the toolchain raises, the eager kernels compute the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         logger.warning("The quantizers run eagerly, because torch.compile does not work here: %s", reason)

@@ -15,11 +15,15 @@ PATCHES = 16
 
 
 def split(
-    data: list[tuple[str, np.ndarray]], count: int
+    data: list[tuple[str, np.ndarray]], count: int, smallest: int
 ) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-    """(held out, kept): `count` images at equal distances in the list, at most half of it."""
-    count = min(count, len(data) // 2)
-    chosen = {int((index + 0.5) * len(data) / count) for index in range(count)}
+    """(held out, kept): `count` images at equal distances in the list, at most half of it.
+
+    Only images of at least `smallest` pixels each way are held out.
+    """
+    large = [index for index, (_, image) in enumerate(data) if min(image.shape[:2]) >= smallest]
+    count = min(count, len(data) // 2, len(large))
+    chosen = {large[int((index + 0.5) * len(large) / count)] for index in range(count)}
     held_out = [image for index, image in enumerate(data) if index in chosen]
     return held_out, [image for index, image in enumerate(data) if index not in chosen]
 

@@ -51,7 +51,7 @@ def test_the_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
         assert math.isfinite(ratio.value) and ratio.value > 0 and ratio.about
     assert ratios["peak_memory_vs_naive"].value == 0.5
     # Without instructions for bf16 the benchmark says so.
-    precision = _run(torch.device("cpu"), 1, teacher=False).precision
+    precision = _run(torch.device("cpu"), 2, teacher=False).precision
     assert ("bf16)" if precision == "bf16" else "fp32, no bf16 instructions here") in ratios["step_vs_fp32"].about
 
 
@@ -132,12 +132,16 @@ def test_the_memory_ratio_is_ours_to_the_naive_ones(monkeypatch: pytest.MonkeyPa
 
     def answer(command: list[str], **options: Any) -> SimpleNamespace:
         commands.append(command)
-        assert options["check"]
-        return SimpleNamespace(stdout=json.dumps({"ours": 300, "naive": 1200}[command[-1]]))
+        return SimpleNamespace(returncode=0, stdout=json.dumps({"ours": 300, "naive": 1200}[command[-1]]))
 
     monkeypatch.setattr(benchmark.subprocess, "run", answer)
     assert _memory_ratio("cpu") == 0.25
     assert commands == [[sys.executable, "-m", "ddtb_lite.benchmark", "cpu", each] for each in ("ours", "naive")]
+
+
+def test_a_memory_that_cannot_be_measured_says_why() -> None:
+    with pytest.raises(RuntimeError, match="could not be measured: .*nowhere"):
+        _memory_ratio("nowhere")
 
 
 def test_memory_is_measured_in_a_real_process() -> None:

@@ -37,6 +37,23 @@ def test_the_installation_carries_its_data(installed: Path) -> None:
         }
 
 
+def test_the_installation_reads_its_data(installed: Path, tmp_path: Path) -> None:
+    """Every result and every shipped network, with nothing but the installed package."""
+    question = (
+        "from ddtb_lite import checkpoints, ledger, progress, results; runs = results.all_results(); "
+        "print(results.__file__, len(runs), len(progress.shipped(runs)), len(ledger.summary(ledger.ledger())))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    answer = subprocess.run(
+        [sys.executable, "-c", question], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    place, runs, shipped, statuses = answer.stdout.split()
+    assert place.startswith(str(installed))
+    assert int(runs) == len(_committed("data/results/*.json")) > 0
+    assert int(shipped) == len(_committed("data/checkpoints/*.safetensors")) > 0
+    assert int(statuses) > 1, "some claims are filled"
+
+
 def _committed(pattern: str) -> list[str]:
     listing = ["git", "ls-tree", "-r", "--name-only", "HEAD", "--", str(Path(pattern).parent) + "/"]
     names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -263,7 +263,6 @@ def test_publishing_never_replaces_a_longer_run(
 ) -> None:
     data = tmp_path / "data"
     monkeypatch.setattr(results, "DATA", data)
-    monkeypatch.setattr(results, "RESULTS", data / "results")
     for folder in ("results", "checkpoints"):
         (data / folder).mkdir(parents=True)
     out = tmp_path / "run"
@@ -272,13 +271,13 @@ def test_publishing_never_replaces_a_longer_run(
     published = data / "results" / "run.json"
     assert published.read_bytes() == (out / "run.json").read_bytes()
     assert (data / "checkpoints" / "run.safetensors").read_bytes() == (out / "run.safetensors").read_bytes()
-    assert main(arguments) == 0, "a run of the same preset replaces the one before"
+    assert main(arguments) == 0, "a run of the same length replaces the one before"
 
     longer = json.loads(published.read_text(encoding="utf-8"))
-    longer["config"]["recipe"]["preset_name"] = "paper"
+    longer["config"]["recipe"]["steps"] = 59_000
     published.write_text(json.dumps(longer), encoding="utf-8")
     capsys.readouterr()
-    assert "run in data/results comes from the longer preset 'paper'" in failed(arguments, capsys)
+    assert "run in data/results was trained for 59,000 steps" in failed(arguments, capsys)
     assert json.loads(published.read_text(encoding="utf-8")) == longer
 
 
@@ -295,7 +294,8 @@ def test_benchmark_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ratios = {"step_vs_fp32": Ratio(0.5, "steps"), "peak_memory_vs_naive": Ratio(0.25, "memory")}
     monkeypatch.setattr(command_line, "benchmark", lambda device: ratios)
     assert main(["benchmark", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ratios"] == {"step_vs_fp32": 0.5, "peak_memory_vs_naive": 0.25}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"step_vs_fp32": 0.5, "peak_memory_vs_naive": 0.25, "throughput": []}
     assert main(["benchmark"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["step_vs_fp32", "0.50", "steps"]
 
@@ -312,7 +312,7 @@ def test_benchmark_of_a_gpu_prints_throughput(
     assert capsys.readouterr().out.splitlines()[1] == str(step)
     written = json.loads((tmp_path / "gpu.json").read_text())
     assert written["environment"] == {"device": "cuda"}
-    assert written["throughput"] == [vars(step)] and written["ratios"] == {"step_vs_fp32": 0.5}
+    assert written["throughput"] == [vars(step)] and written["step_vs_fp32"] == 0.5
 
 
 def test_an_interruption(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,10 +395,68 @@ def test_checkpoints_of_other_networks(place: Place, tmp_path: Path, capsys: pyt
 def test_options_that_would_be_ignored(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A teacher without --bits, a width that the teacher's file decides, or a method for full precision."""
     rest = [*STEPS, "--data", place.images, "--test", "--out", tmp_path / "out"]
+    for options in (["--method", "pams"], ["--fully"], ["--gate-ratio", "0.5"], ["--variant", "official"]):
+        message = failed(["train", *TINY, *options, *rest], capsys)
+        assert options[0] in message and "--bits" in message
+        assert options[0] in failed(["complexity", *options], capsys)
+        assert options[0] in failed(["complexity", place.network, *options], capsys)
+    for options in (["--bits", "3"], ["--model", "rdn"], ["--scale", "2"], ["--architecture", "n_blocks=2"]):
+        assert f"leave out {options[0]}" in failed(["complexity", place.student, *options], capsys)
+    message = failed(["compare", "--teacher", place.network, "--scale", "2", "--data", place.images], capsys)
+    assert "edsr ×4, but --model and --scale say edsr ×2" in message
+    assert "not from 2 bits" in failed(["train", "--start-from", place.student, *rest], capsys)
     assert "--bits" in failed(["train", *TINY, "--teacher", place.network, *rest], capsys)
     wide = ["--architecture", "n_blocks=2"]
     assert "architecture" in failed(["train", "--bits", "2", *wide, "--teacher", place.network, *rest], capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["complexity", "--architecture", "scale=2"], "--architecture is for depth and width, not for scale"),
+        (["complexity", "--architecture", "name=rdn"], "--architecture is for depth and width, not for name"),
+        (["train", "--out", "x", "--set", "self=1"], "A recipe has no field self"),
+        (["train", "--out", "x", "--set", "preset_name=paper"], "A recipe has no field preset_name"),
+    ],
+)
+def test_names_that_are_no_options(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in failed(words, capsys)
+
+
+def test_a_repeated_option_adds_to_the_first() -> None:
+    words = "train --out x --set steps=10 --set patch_size=48 --data A --data B C --architecture n_blocks=2"
+    options = parser().parse_args(words.split())
+    assert options.set == ["steps=10", "patch_size=48"] and options.data == ["A", "B", "C"]
+    assert options.architecture == ["n_blocks=2"] and options.test is None
+    assert parser().parse_args(["train", "--out", "x", "--test"]).test == []
+    assert parser().parse_args(["train", "--out", "x"]).data == ["photos_train"], "the default is as it was"
+
+
+def test_an_image_is_not_replaced_by_its_enlargement(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in place.images.iterdir()}
+    assert "would be overwritten" in failed(["upscale", place.network, place.images, "--out", place.images], capsys)
+    first = next(iter(before))
+    assert "would be overwritten" in failed(["upscale", place.network, first, "--out", first], capsys)
+    assert {path: path.read_bytes() for path in place.images.iterdir()} == before
+
+
+def test_equal_images_have_no_psnr_in_json(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "bicubic", "--scale", "1", "--data", str(place.images), "--json"]) == 0
+    (scores,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail).values()
+    assert scores["psnr"] is None and scores["ssim"] == pytest.approx(1)
+
+
+def test_sets_whose_folders_have_one_name_are_not_merged(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [folder_of_pictures(tmp_path / name, 1) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "val").mkdir()
+        next(folder.glob("*.png")).rename(folder / "val" / "picture.png")
+    sets = [folder / "val" for folder in folders]
+    message = failed(["evaluate", "bicubic", "--scale", "2", "--data", *sets, "--out", tmp_path / "two.json"], capsys)
+    assert "the same name" in message and not (tmp_path / "two.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated", "empty file", "gif"])

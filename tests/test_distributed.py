@@ -198,6 +198,7 @@ def command(folder: Path, out: str, **changes: object) -> list[str]:
     for name, image in DATA:
         images.write(folder / "images" / f"{name}.png", image)
     recipe = {**vars(RECIPE), "feature_weight": 0, **changes}
+    del recipe["preset_name"]
     return [
         "train", "--scale", "2", "--architecture", *(f"{name}={value}" for name, value in SMALL["edsr"].items()),
         "--preset", "smoke", "--data", f"{folder}/images", "--device", "cpu", "--test", "--out", f"{folder}/{out}",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddtb_lite import Recipe, build, quantize, steps, train
+from ddtb_lite import Recipe, build, quantize, steps, train, uniform
 from ddtb_lite.graphs import EAGER_STEPS, Outputs, StepGraph, recorder_for
 
 
@@ -95,6 +95,7 @@ def test_eager_compiled_and_recorded_steps_train_the_same(monkeypatch: pytest.Mo
         validate_every=5,
         precision="fp32",
     )
+    monkeypatch.setattr(uniform, "SMALLEST_COMPILED", 1)
     recorder = FakeRecorder()
     trajectories = {}
     for way in ("eager", "compiled", "recorded"):

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from ddtb_lite.conversion import (
     activation_quantizers,
     gated_paths,
+    number_of_gates,
     quantize,
     quantized_convolutions,
     set_phase,
 )
+from ddtb_lite.evaluation import evaluate
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork, build
 from ddtb_lite.quantizers import DualBound
@@ -310,3 +312,47 @@ def test_a_bad_batch_leaves_the_mode_as_it_was() -> None:
 def test_full_precision_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="is in full precision; call ddtb_lite.quantize"):
         initialize(small(), batches(1))
+
+
+@pytest.mark.parametrize("method", ["ddtb", "lsq"])
+def test_an_initialization_that_is_cut_off_leaves_a_new_student(method: str) -> None:
+    student = quantize(small(), method, 2)
+    last = list(activation_quantizers(student))[-1]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = student.get_submodule(last).register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        initialize(student, batches(2))
+    hook.remove()
+    assert student.phase == "new"
+    with pytest.raises(ValueError, match="no bounds yet"):
+        evaluate(student, [np.zeros((40, 40, 3), np.uint8)])
+
+
+def test_batches_of_another_precision_are_converted() -> None:
+    first, second = quantize(small(), "lsq", 2), quantize(small(), "lsq", 2)
+    initialize(first, batches(2))
+    initialize(second, [batch.double() for batch in batches(2)])
+    for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_mode_of_each_module_stays() -> None:
+    student = quantize(small(), "ddtb", 2).train()
+    student.get_submodule("body.0").eval()
+    modes = [module.training for module in student.modules() if not isinstance(module, nn.Identity)]
+    initialize(student, batches(2))
+    kept = [
+        module.training
+        for name, module in student.named_modules()
+        if not isinstance(module, nn.Identity) and ".gate" not in name
+    ]
+    assert kept == modes
+
+
+def test_a_fraction_of_layers_is_not_rounded_down_by_floating_point() -> None:
+    network = build("edsr", 2, n_blocks=100 // 3 + 1, n_feats=4)  # 102 quantizers
+    for count in range(103):
+        assert number_of_gates(quantize(network, "ddtb", 2, gate_ratio=count / 102)) == count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from ddtb_lite import ledger, tables
+from ddtb_lite.estimates import outline
 from ddtb_lite.experiments import experiments
+from ddtb_lite.networks import Quantization
+from ddtb_lite.recipe import Recipe
 
 
 class Reader(HTMLParser):
@@ -162,9 +166,44 @@ def test_seeds_are_runs_of_one_configuration_in_their_order() -> None:
     assert [(each.run, each.seeds) for each in claims] == [("a", (29.5, 29.4, 29.6))]
 
 
+def paper_run(**changes: Any) -> dict[str, Any]:
+    """A result that the paper's preset leaves, JSON's lists for tuples; `changes` as for `run`."""
+    long = run("p", 1, preset_name="paper")
+    student = outline("edsr", 4, quantization=Quantization(**long["config"]["quantization"]))
+    long["config"]["recipe"] = json.loads(json.dumps(vars(Recipe.preset("paper", student)))) | changes
+    long["config"]["training_data"] = ["DIV2K"]
+    return long
+
+
 def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
-    measured = {"a": run("a", 0), "p": run("p", 1, preset_name="paper")}
+    measured = {"a": run("a", 0), "p": paper_run(precision="bf16", save_every=7)}
     assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 12}, {"skt_weight": 0.0}, {"falling_bits": [[4, 1]]}, {"learning_rate": 0.1}]
+)
+def test_a_changed_recipe_is_not_the_papers(change: dict[str, Any]) -> None:
+    measured = {"a": run("a", 0), "p": paper_run(**change)}
+    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
+
+
+def test_other_training_data_are_not_the_papers() -> None:
+    other = paper_run()
+    other["config"]["training_data"] = ["T91"]
+    assert not ledger.runs_of({"p": other}, "edsr", 4, 2, "ddtb")
+
+
+@pytest.mark.parametrize("method", ["ddtb", "fqsr"])
+def test_a_fully_quantized_run_as_the_experiments_have_it_counts(method: str) -> None:
+    experiment = experiments()[f"edsr_x4_{method}_4bit_fully"]
+    options = dict(zip(experiment.options[::2], experiment.options[1::2], strict=True))
+    percentile = float(options.get("--percentile", 99))
+    gate_ratio = 0.3 if method == "ddtb" else 0.0
+    own = run(fully=True, bits=4, method=method, percentile=percentile, gate_ratio=gate_ratio)
+    assert ledger.runs_of({"r": own}, "edsr", 4, 4, method, fully=True)
+    clipping = run(fully=True, bits=4, percentile=99)
+    assert not ledger.runs_of({"r": clipping}, "edsr", 4, 4, "ddtb", fully=True)
 
 
 @pytest.mark.parametrize(

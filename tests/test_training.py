@@ -886,6 +886,34 @@ def test_large_images_among_small_ones() -> None:
     assert len(history.rows) == len(again.rows) == 3
 
 
+def test_an_image_too_small_to_be_scored_is_not_held_out() -> None:
+    data = [picture(0), picture(1), picture(2, 15, 40), picture(3)]  # of these the third would be held out
+    pairs = [(str(index), image) for index, image in enumerate(data)]
+    run = Run(full_precision(), None, PLAIN.override(validation_images=1), pairs, 0, torch.device("cpu"))
+    assert [name for name, _ in run.validation.held_out] == ["1"], "the middle one of those that can be"
+
+
+def test_images_that_are_left_out_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    data = [picture(0), picture(1, 26, 26), picture(2)]
+    train(full_precision(), data, PLAIN.override(validation_images=0), progress=False, device="cpu")
+    assert "1 of 3 training images are smaller than a patch of 32×32 pixels and are left out." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 1}, "batch_size is 1, but a gate's batch norm needs at least two images"),
+        ({"warmup_steps": 5}, "its own bit-width for 5 steps only: its gates would never act"),
+    ],
+)
+def test_what_would_stop_the_warm_up_is_told_at_the_start(change: dict[str, Any], message: str) -> None:
+    recipe = RECIPE.override(**change)
+    with pytest.raises(ValueError, match=message):
+        train(student(), DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
+    ungated = quantize(full_precision(), "ddtb", 2, gate_ratio=0)
+    Run(ungated, full_precision(), recipe, [(str(i), each) for i, (_, each) in enumerate(DATA)], 0, torch.device("cpu"))
+
+
 def test_an_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -919,6 +947,33 @@ def test_an_initialized_student_starts_at_the_falling_bits(method: str) -> None:
     for name in expected:
         if not name.startswith("gate."):
             torch.testing.assert_close(got[name], expected[name])
+
+
+@pytest.mark.parametrize("method", ["ddtb", "lsq", "fqsr"])
+def test_training_a_trained_student_further_begins_where_it_is(method: str) -> None:
+    """Weights' steps and clips, bounds, and gates that are live already."""
+    recipe = RECIPE.override(falling_bits=())
+    network = student(method)
+    train(network, DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
+    before = state_of(network)
+    run = run_of(network, full_precision(), recipe)
+    assert equal(state_of(run.network), before)
+    run.advance()
+    assert run.network.phase == ("live" if method == "ddtb" else "initialized")
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    run = run_of(full_precision(), None, PLAIN)
+    run.advance()
+    state = run.state()
+    assert state.facts["precision"] == "fp32"
+    other = Run(
+        full_precision(), None, PLAIN.override(precision="fp16"), [(n, image) for n, image in DATA], 0, run.device
+    )
+    other.restore(state)
+    assert "This run began in fp32 and goes on in fp16." in caplog.text
+    other.advance()
+    assert other.step == 2
 
 
 def test_a_first_bad_step_is_kept_out_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,11 +285,20 @@ def test_nothing_but_x_and_the_bounds_is_kept_for_backward(bound_shape: tuple[in
     assert len(large) == 1 and large[0].data_ptr() == x.data_ptr()
 
 
-def test_compiled_kernels_equal_eager_ones(caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled_kernels_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not uniform._compiler_works("cpu"):
+        pytest.skip("torch.compile does not work here")
+    monkeypatch.setattr(uniform, "SMALLEST_COMPILED", 1)
     generator = torch.Generator().manual_seed(0)
-    with caplog.at_level(logging.WARNING), uniform.compiled():
-        if caplog.records:
-            pytest.skip("torch.compile does not work here")
+    ran: list[str] = []
+    compile_kernel = uniform._compiled_kernel.__wrapped__
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        ran.append(function.__name__)
+        return compile_kernel(function)
+
+    monkeypatch.setattr(uniform, "_compiled_kernel", counting)
+    with uniform.compiled():
         for bound_shape in ((), (4, 1, 1, 1)):
             x = torch.randn(4, 8, 6, 6, generator=generator, requires_grad=True)
             lower, upper = (torch.full(bound_shape, value, requires_grad=True) for value in (-1.03, 2.07))
@@ -301,10 +311,19 @@ def test_compiled_kernels_equal_eager_ones(caplog: pytest.LogCaptureFixture) -> 
             torch.testing.assert_close(result, eager)
             for got, want in zip(gradients, expected, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert ran == ["_forward", "_backward"] * 2, "both kernels ran compiled, for either kind of bounds"
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x, weight = (torch.tensor(value, requires_grad=True) for value in ([0.3, 0.7], [1.1, 0.9]))
+    loss = fake_quantize(weight * x, torch.tensor(-1.0), torch.tensor(1.0), 2).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
 
 
 def test_compilation_ends_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uniform, "_compiler_works", lambda: True)
+    monkeypatch.setattr(uniform, "_compiler_works", lambda device: True)
     with pytest.raises(KeyError), uniform.compiled():
         assert uniform._compile_enabled
         raise KeyError

@@ -135,7 +135,7 @@ def test_every_command_is_understood_and_says_what_the_experiment_is(preset: str
     for each in ALL.values():
         options = parser().parse_args(each.arguments(preset, folder="some/where"))
         assert (options.model, options.scale, options.bits) == (each.model, each.scale, each.bits)
-        assert each.method in (None, options.method) and options.fully == each.fully
+        assert getattr(options, "method", None) == each.method and getattr(options, "fully", False) == each.fully
         assert options.seed == each.seed and options.preset == preset
         assert options.out == f"some/where/{each.name}"
         for needed, given in ((each.teacher, options.teacher), (each.start, options.start_from)):
@@ -157,7 +157,7 @@ def test_options_are_ones_that_training_takes() -> None:
         options = parser().parse_args(each.arguments("short"))
         student = quantized(small, options)
         made.append((student.quantization, Recipe.preset("short", student).override(**pairs(options.set))))
-    assert len(ablations) == 8
+    assert len(ablations) == 10 and len({each.options for each in ablations}) == 8
     assert all(each != made[0] for each in made[1:])
     assert len({each.seed for each in ALL.values() if each.name.startswith("edsr_x4_lsq_3bit")}) == 3
 
@@ -266,15 +266,23 @@ def test_the_list_says_done_under_way_or_missing(tmp_path: Path) -> None:
     timed = [result("edsr_x4_pams_2bit", "short", 3600)]
     half = Recipe.preset("short", ALL["edsr_x4_pams_2bit"].network).steps // 2
     (tmp_path / "edsr_x4_pams_2bit").mkdir()
-    state = {"run": json.dumps({"step": half, "phase": "live"})}
+    facts = {"step": half, "phase": "live", "identity": {"recipe": {"preset_name": "short"}}}
+    state = {"run": json.dumps(facts)}
     safetensors.torch.save_file({}, tmp_path / "edsr_x4_pams_2bit" / "state.safetensors", state)
     done = {name: result(name, "short", Set5=31.5) for name in ("edsr_x2", "edsr_x4")}
     lines = progress.listing(chosen, "short", str(tmp_path), done, timed).splitlines()
     assert re.fullmatch(r"full precision +edsr_x2 +done \(short\): Set5 31.50 dB", lines[0])
     assert lines[2].endswith(f"under way, at step {half}, about 30.0 minutes")
     assert lines[3] == "All that is left: about 30.0 minutes at the speed of runs that are done."
-    paper = progress.listing(chosen, "paper", str(tmp_path / "other"), {}, []).splitlines()
+    paper = progress.listing(chosen, "paper", str(tmp_path), {}, []).splitlines()  # a short state is no progress there
     assert "missing, about 1.5 minutes" in paper[2] and paper[-1].endswith("on one H100, by arithmetic.")
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "edsr_x2").mkdir()
+    (tmp_path / "edsr_x2" / "state.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="state.safetensors is damaged .*delete its folder"):
+        progress.listing(select(ONE_STUDENT), "short", str(tmp_path), {}, [])
 
 
 def test_the_scores_as_csv() -> None:
