@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,21 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):.{digits}f} ({len(values)})"
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of the first scores minus mean of the second, and the standard deviation of that from seed to seed.
+
+    How much a single score scatters is taken from both groups together; where neither has several seeds, the
+    deviation is None.
+    """
+    several = [group for group in (first, second) if len(group) > 1]
+    shift = statistics.fmean(first) - statistics.fmean(second)
+    if not several:
+        return shift, None
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in several)
+    variance = squares / sum(len(group) - 1 for group in several)
+    return shift, math.sqrt(variance * (1 / len(first) + 1 / len(second)))
 
 
 def cost(claim: Claim) -> str:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ddtb_lite import ledger, tables
@@ -109,6 +110,24 @@ def test_a_verdict_has_the_class_that_the_style_sheet_knows() -> None:
 )
 def test_spread_is_mean_and_sample_deviation(values: list[float], wanted: str) -> None:
     assert tables.spread(values) == wanted
+
+
+def test_a_difference_of_means_and_its_deviation() -> None:
+    """Variances of 1 (three values) and 2 (two values) pool to (2·1 + 1·2) / 3, and one value has none to add."""
+    three, two = [29.0, 30.0, 31.0], [28.0, 30.0]
+    shift, deviation = tables.difference(three, two)
+    assert shift == pytest.approx(1) and deviation == pytest.approx((4 / 3 * (1 / 3 + 1 / 2)) ** 0.5)
+    assert tables.difference(three, [29.5]) == pytest.approx((0.5, (4 / 3) ** 0.5))
+    assert tables.difference([29.5], three) == pytest.approx((-0.5, (4 / 3) ** 0.5))
+    assert tables.difference([1.0], [3.0]) == (-2, None)
+
+
+def test_a_difference_scatters_as_it_says() -> None:
+    """Over many draws from one distribution, twice the deviation is passed about as often as Student's t says."""
+    draws = np.random.default_rng(0).normal(30, 0.1, (4000, 5))
+    found = [tables.difference(row[:3], row[3:]) for row in draws]
+    passed = [deviation is not None and abs(shift) > 2 * deviation for shift, deviation in found]
+    assert np.mean(passed) == pytest.approx(0.139, abs=0.02)  # 3 degrees of freedom
 
 
 def test_the_cost_of_a_claim_is_its_run_or_a_price() -> None:
