@@ -1,0 +1,62 @@
+"""What is shipped: every trained network gives the score of its result file, whose command says how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Any
+
+import pytest
+
+from ddtb_lite import arguments, build, checkpoints, datasets, evaluate, load, results
+from ddtb_lite.__main__ import parser
+from ddtb_lite.recipe import Recipe
+
+RESULTS = results.all_results()
+each_run = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs Set5, in the folder $DDTB_DATA")
+
+
+def test_every_network_has_its_result_and_the_other_way_round() -> None:
+    files = {path.stem for path in results.carried("checkpoints").glob("*.safetensors")}
+    assert files == set(RESULTS)
+    assert sum(path.stat().st_size for path in results.carried("checkpoints").iterdir()) < 40e6
+
+
+@WITHOUT_DATA
+@each_run
+def test_the_score_is_the_recorded_one(result: dict[str, Any]) -> None:
+    assert result["data"]["Set5"] == datasets.fingerprint("Set5")
+    recorded = result["scores"]["Set5"]
+    scores = evaluate(load(checkpoints.shipped(result["run"])), "Set5", device="cpu", progress=False)
+    assert scores.psnr == pytest.approx(recorded["psnr"], abs=0.005)
+    assert scores.ssim == pytest.approx(recorded["ssim"], abs=0.0005)
+    assert [row["name"] for row in scores.images] == [row["name"] for row in recorded["images"]]
+
+
+@each_run
+def test_the_command_says_everything(result: dict[str, Any]) -> None:
+    """Network, quantization, recipe, data and seed of the result file follow from its command."""
+    config = result["config"]
+    program, words = result["command"].split(" -m ddtb_lite ")
+    assert program == "python"
+    options = parser().parse_args(shlex.split(words))
+    network = build(config["model"], config["scale"], **config["architecture"])
+    if config["quantization"] is not None:
+        network = arguments.quantized(network, options)
+        assert vars(network.quantization) == config["quantization"]
+        assert options.teacher == config["teacher"] and options.teacher
+    recipe = Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
+    assert recipe.agrees_with(config["recipe"])
+    assert (options.seed, options.data) == (result["seed"], config["training_data"])
+    assert (options.model, options.scale) == (config["model"], config["scale"])
+
+
+@each_run
+def test_the_network_is_what_the_result_says(result: dict[str, Any]) -> None:
+    network = load(checkpoints.shipped(result["run"]))
+    assert (network.name, network.scale) == (result["config"]["model"], result["config"]["scale"])
+    quantization = None if network.quantization is None else vars(network.quantization)
+    assert json.loads(json.dumps(quantization)) == result["config"]["quantization"]
+    assert network.metadata is not None and network.metadata["run"] == result["run"]
