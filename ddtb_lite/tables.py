@@ -70,7 +70,7 @@ def cost(claim: Claim) -> str:
     if not claim.command:
         return "not in the package"
     minutes = 60 * claim.hours
-    return f"≈\u00a0{minutes:.1f}\u00a0minutes" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0hours"
+    return f"≈\u00a0{minutes:.1f}\u00a0min" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0h"
 
 
 CLAIM_COLUMNS = {
