@@ -38,13 +38,13 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
     quantizers = activation_quantizers(student)
     stream = iter([batches] if isinstance(batches, Tensor) else batches)
     needed = max((quantizer.calibration_batches for quantizer in quantizers.values()), default=1)
-    first = [_checked(batch) for batch in itertools.islice(stream, needed)]
+    first = [_checked(batch, student) for batch in itertools.islice(stream, needed)]
     if not first:
         raise ValueError("initialize got no batches, expected at least one N×3×H×W tensor of training images.")
 
     with eval_mode(student):
         if METHODS[quantization.method].gated:
-            everything = itertools.chain(first, (_checked(batch) for batch in stream))
+            everything = itertools.chain(first, (_checked(batch, student) for batch in stream))
             intensity = dynamic_intensity(student, everything)
             # Every process has seen all batches, but no two devices need round alike, and the choice must be one.
             agreed = distributed.mean(torch.tensor(list(intensity.values()), dtype=torch.float64))
@@ -74,7 +74,7 @@ def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]
                     quantizers[path].initialize(x, percentile)
 
             with inputs_watched(quantizers, from_input):
-                student(_at_home(student, batch))
+                student(batch.to(student.device))
 
 
 def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> dict[str, float]:
@@ -95,7 +95,7 @@ def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]
     keeps_weights = quantization.variant == "official" and student.name == "rdn"
     with torch.no_grad(), full_precision(student, weights=not keeps_weights), inputs_watched(quantizers, record):
         for batch in batches:
-            student(_at_home(student, batch))
+            student(batch.to(student.device))
 
     def variance(extremes: list[Tensor], reduce: Callable[[Tensor], Tensor]) -> float:
         values = extremes[0] if len(extremes) == 1 else torch.stack([reduce(each) for each in extremes])
@@ -104,12 +104,8 @@ def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]
     return {path: variance(highest[path], torch.amax) + variance(lowest[path], torch.amin) for path in quantizers}
 
 
-def _at_home(student: SuperResolutionNetwork, batch: Tensor) -> Tensor:
-    """The batch on the network's device, in its precision."""
-    return batch.to(student.device, next(student.parameters()).dtype)
-
-
-def _checked(batch: Tensor) -> Tensor:
+def _checked(batch: Tensor, student: SuperResolutionNetwork) -> Tensor:
+    """The batch in the network's precision."""
     if not isinstance(batch, Tensor) or batch.dim() != 4 or batch.shape[1] != 3 or not batch.is_floating_point():
         given = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"A batch is {given}, expected a float tensor N×3×H×W with values 0…255.")
@@ -117,4 +113,4 @@ def _checked(batch: Tensor) -> Tensor:
         raise ValueError(f"A batch is {tuple(batch.shape)}, expected at least one image with pixels.")
     if not torch.isfinite(batch).all():
         raise ValueError("A batch holds NaN or infinite pixels; bounds cannot be set from it.")
-    return batch
+    return batch.to(next(student.parameters()).dtype)
