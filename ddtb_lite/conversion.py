@@ -156,7 +156,8 @@ def attach_gates(student: SuperResolutionNetwork, paths: Iterable[str]) -> None:
             quantizer.gate = None
             if point.path in chosen:
                 gate = DynamicGate(point.channels, variant=quantization.variant)
-                quantizer.gate = gate.to(student.device).train(student.training)
+                own = next(student.parameters())
+                quantizer.gate = gate.to(own.device, own.dtype).train(student.training)
 
 
 def gated_paths(student: SuperResolutionNetwork) -> list[str]:
