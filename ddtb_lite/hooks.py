@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -23,26 +23,18 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def inputs_watched(modules: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Inside, `see(path, input)` is called just before each of the modules runs."""
-    handles = [
-        module.register_forward_pre_hook(lambda _module, inputs, path=path: see(path, inputs[0]))
-        for path, module in modules.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for path, module in modules.items():
+            hook = module.register_forward_pre_hook(lambda _module, inputs, path=path: see(path, inputs[0]))
+            stack.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def outputs_watched(modules: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
     """Inside, `see(path, input, output)` is called just after each of the modules has run."""
-    handles = [
-        module.register_forward_hook(lambda _module, inputs, output, path=path: see(path, inputs[0], output))
-        for path, module in modules.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for path, module in modules.items():
+            hook = module.register_forward_hook(lambda _module, x, output, path=path: see(path, x[0], output))
+            stack.callback(hook.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -200,7 +200,7 @@ class Recipe:
     def agrees_with(self, stored: Mapping[str, Any]) -> bool:
         """Whether the recipe in a result file, which may be older than some fields, trains as this one does."""
         mine = json.loads(json.dumps(vars(self)))
-        return all(mine[name] == value for name, value in stored.items() if name not in TECHNICAL)
+        return all(mine.get(name) == value for name, value in stored.items() if name not in TECHNICAL)
 
     def bits_at(self, step: int, bits: int) -> int:
         """The bit-width at a step of a student whose own is `bits`."""

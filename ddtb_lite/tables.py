@@ -51,16 +51,16 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
     """Mean of the first scores minus mean of the second, and the standard deviation of that from seed to seed.
 
-    How much a single score scatters is taken from both groups together; where neither has several seeds, the
-    deviation is None.
+    How much a single score scatters is taken from both groups together; None where they hold too few seeds for
+    that: two scores may agree by chance, so that a group of three or two of two are the least.
     """
     several = [group for group in (first, second) if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
     shift = statistics.fmean(first) - statistics.fmean(second)
-    if not several:
+    if freedom < 2:
         return shift, None
     squares = sum((len(group) - 1) * statistics.variance(group) for group in several)
-    variance = squares / sum(len(group) - 1 for group in several)
-    return shift, math.sqrt(variance * (1 / len(first) + 1 / len(second)))
+    return shift, math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second)))
 
 
 def cost(claim: Claim) -> str:

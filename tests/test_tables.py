@@ -119,7 +119,7 @@ def test_a_difference_of_means_and_its_deviation() -> None:
     assert shift == pytest.approx(1) and deviation == pytest.approx((4 / 3 * (1 / 3 + 1 / 2)) ** 0.5)
     assert tables.difference(three, [29.5]) == pytest.approx((0.5, (4 / 3) ** 0.5))
     assert tables.difference([29.5], three) == pytest.approx((-0.5, (4 / 3) ** 0.5))
-    assert tables.difference([1.0], [3.0]) == (-2, None)
+    assert tables.difference([1.0], [3.0]) == tables.difference([1.0, 1.0], [3.0]) == (-2, None)
 
 
 def test_a_difference_scatters_as_it_says() -> None:
