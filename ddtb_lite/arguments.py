@@ -53,7 +53,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--test", nargs="*", action=Collect, metavar="SET", help="score on these; by default all benchmarks there are"
     )
     each.add_argument("--out", required=True, metavar="FOLDER", help="the run's folder; an interrupted run continues")
-    each.add_argument("--publish", action="store_true", help="copy result and checkpoint into the repository's data")
+    publish = "copy the result into the repository's data, and with seed 0 the checkpoint"
+    each.add_argument("--publish", action="store_true", help=publish)
 
     each = command("evaluate", "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets.")
     each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')

@@ -66,10 +66,10 @@ def write(
     """Write a result file and return its content; versions, device and commit are added here.
 
     `config` is a dictionary or a dataclass, `data` the SHA-256 of each data set, `curve` the rows of the
-    training log, `seconds` the wall time, `scores` what `evaluate` returned for each data set, rounded to 4
-    decimals. `device` and `precision` say where and in what the network was trained, as in `environment`. A commit
-    followed by "-dirty" means that the package differed from it. Machine paths are cut down, see
-    `provenance.without_paths`.
+    training log, `seconds` the wall time, `checkpoint` the file in which the repository carries the network, None
+    if it does not, `scores` what `evaluate` returned for each data set, rounded to 4 decimals. `device` and
+    `precision` say where and in what the network was trained, as in `environment`. A commit followed by "-dirty"
+    means that the package differed from it. Machine paths are cut down, see `provenance.without_paths`.
 
     Raises `ValueError` for anything that `read` would refuse, before a file is touched; otherwise as
     `atomic_write`.

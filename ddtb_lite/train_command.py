@@ -68,6 +68,8 @@ def train(options: argparse.Namespace) -> None:
     checkpoint = out / f"{out.name}.safetensors"
     checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
     network = checkpoints.load(checkpoint)
+    # Another seed repeats a run for the spread of its scores; nobody needs its weights as well.
+    carried = None if options.seed else f"data/checkpoints/{checkpoint.name}"
     scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
     result = out / f"{out.name}.json"
     results.write(
@@ -79,14 +81,15 @@ def train(options: argparse.Namespace) -> None:
         | {name: datasets.fingerprint(name) for name in tests},
         curve=history.rows,
         seconds=history.seconds,
-        checkpoint=f"data/checkpoints/{checkpoint.name}",
+        checkpoint=carried,
         scores=scores,
         command=command,
         device=options.device,
         precision=devices.training_precision(recipe.precision, devices.resolve(options.device)),
     )
     if options.publish:
-        atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
+        if carried:
+            atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
         atomic_write(results.DATA / "results" / result.name, result.read_bytes())
     for name, score in scores.items():
         print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")

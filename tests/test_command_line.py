@@ -272,6 +272,10 @@ def test_publishing_never_replaces_a_longer_run(
     assert published.read_bytes() == (out / "run.json").read_bytes()
     assert (data / "checkpoints" / "run.safetensors").read_bytes() == (out / "run.safetensors").read_bytes()
     assert main(arguments) == 0, "a run of the same length replaces the one before"
+    assert main([*arguments[:-2], str(tmp_path / "again"), "--publish", "--seed", "1"]) == 0
+    assert results.read(data / "results" / "again.json")["checkpoint"] is None
+    assert not (data / "checkpoints" / "again.safetensors").exists(), "of another seed only the scores are carried"
+    assert (tmp_path / "again" / "again.safetensors").is_file()
 
     longer = json.loads(published.read_text(encoding="utf-8"))
     longer["config"]["recipe"]["steps"] = 59_000
