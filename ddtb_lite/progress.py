@@ -47,8 +47,10 @@ def listing(
     lines, left = [], 0.0
     for each in chosen:
         if result := done.get(each.name):
-            scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
-            state = f"done ({result['config']['recipe']['preset_name']}): {scores}"
+            outcome = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
+            if step := result["config"].get("diverged_at"):
+                outcome = f"diverged at step {step}"
+            state = f"done ({result['config']['recipe']['preset_name']}): {outcome}"
         else:
             step = _last_step(Path(folder) / each.name, preset)
             state = "missing" if step is None else f"under way, at step {step}"

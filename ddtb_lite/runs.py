@@ -45,6 +45,17 @@ class History:
     seconds: float = 0.0
 
 
+class Diverged(RuntimeError):
+    """A loss or a parameter has stopped being finite; the message names the layers that went wrong.
+
+    `step` is where it was noticed, `history` what the run had left until then.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(explain_divergence(run.network, run.step, run.validation.patches))
+        self.step, self.history = run.step, run.history
+
+
 class Run:
     """A network in training: `begin` or `restore`, then `advance` step by step, `log` now and then, `finish`.
 
@@ -160,10 +171,10 @@ class Run:
         self.history = History(**facts["history"])
 
     def check(self) -> None:
-        """Raise `RuntimeError` if a loss or a parameter has stopped being finite: such a state is not worth keeping."""
+        """Raise `Diverged` if a loss or a parameter has stopped being finite: such a state is not worth keeping."""
         values = [*self.sums.values(), *self.network.parameters()]
         if not torch.stack([torch.isfinite(value).all() for value in values]).all():
-            raise RuntimeError(explain_divergence(self.network, self.step, self.validation.patches))
+            raise Diverged(self)
 
     def finish(self) -> None:
         """Put the best weights into the network."""
@@ -205,14 +216,14 @@ class Run:
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.
 
-        Raises `RuntimeError` when a loss has stopped being finite.
+        Raises `Diverged` when a loss has stopped being finite.
         """
         quantization = self.network.quantization
         row: dict = {"step": self.step, "bits": quantization.bits if quantization else 32}
         row["phase"] = self.network.phase if quantization else "full precision"
         row |= {name: total.item() / self.summed for name, total in self.sums.items()}
         if not math.isfinite(row["loss"]):
-            raise RuntimeError(explain_divergence(self.network, self.step, self.validation.patches))
+            raise Diverged(self)
         self.sums, self.summed = {}, 0
         self.history.rows.append(row)
         if not validate:

@@ -11,6 +11,7 @@ import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, results
 from ddtb_lite.files import atomic_write
 from ddtb_lite.networks import SuperResolutionNetwork
+from ddtb_lite.runs import Diverged
 from ddtb_lite.training import training_images
 
 BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
@@ -19,7 +20,8 @@ BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
 def train(options: argparse.Namespace) -> None:
     """Train, score the checkpoint as it is stored, and write both and the result file.
 
-    Raises `ValueError` for options that contradict one another, before anything is trained.
+    Raises `ValueError` for options that contradict one another, before anything is trained, and `Diverged` once the
+    result file of a run whose loss stopped being finite is written, which has no scores.
     """
     torch.manual_seed(options.seed)
     tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
@@ -46,11 +48,15 @@ def train(options: argparse.Namespace) -> None:
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     if options.publish:
         _refuse_to_replace_longer(out.name, recipe.steps)
-    history = ddtb.train(
-        network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
-    )
+    diverged = None
+    try:
+        history = ddtb.train(
+            network, options.data, recipe, teacher=teacher, out=out, seed=options.seed, device=options.device
+        )
+    except Diverged as error:
+        diverged, history = error, error.history
     if distributed.rank() > 0:
-        return  # process 0 scores and writes
+        return  # process 0 scores, writes, and says what went wrong
     command = arguments.command_line(options)
     config = {
         "model": network.name,
@@ -62,15 +68,17 @@ def train(options: argparse.Namespace) -> None:
         "teacher": options.teacher,
         "start": options.start_from,
         "best_step": history.best_step,
+        "diverged_at": diverged.step if diverged else None,
         "processes": distributed.launched(),
     }
-    # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
-    checkpoint = out / f"{out.name}.safetensors"
-    checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
-    network = checkpoints.load(checkpoint)
+    checkpoint, scores = out / f"{out.name}.safetensors", {}
+    if not diverged:
+        # What is scored is the file: full-precision layers at 16 bits, quantized weights packed.
+        checkpoints.save(network, checkpoint, half=True, metadata={"run": out.name, "command": command, **config})
+        network = checkpoints.load(checkpoint)
+        scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
     # Another seed repeats a run for the spread of its scores; nobody needs its weights as well.
-    carried = None if options.seed else f"data/checkpoints/{checkpoint.name}"
-    scores = {name: ddtb.evaluate(network, name, device=options.device) for name in tests}
+    carried = not diverged and options.seed == 0
     result = out / f"{out.name}.json"
     results.write(
         result,
@@ -81,7 +89,7 @@ def train(options: argparse.Namespace) -> None:
         | {name: datasets.fingerprint(name) for name in tests},
         curve=history.rows,
         seconds=history.seconds,
-        checkpoint=carried,
+        checkpoint=f"data/checkpoints/{checkpoint.name}" if carried else None,
         scores=scores,
         command=command,
         device=options.device,
@@ -91,6 +99,9 @@ def train(options: argparse.Namespace) -> None:
         if carried:
             atomic_write(results.DATA / "checkpoints" / checkpoint.name, checkpoint.read_bytes())
         atomic_write(results.DATA / "results" / result.name, result.read_bytes())
+    if diverged:
+        print(result)
+        raise diverged  # an outcome worth keeping, but no success
     for name, score in scores.items():
         print(f"{name:10s} {score.psnr:6.2f} dB  SSIM {score.ssim:.4f}")
     print(f"{checkpoint}\n{result}")

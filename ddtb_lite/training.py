@@ -53,8 +53,8 @@ def train(
     process trains, up to the order of sums in floating point, and may continue its run, as it may continue theirs.
     `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
 
-    Raises `ValueError` for data or networks that do not fit, and `RuntimeError`, naming the layers that went
-    wrong, if the loss stops being finite, if the device's memory is full, or if another process dies.
+    Raises `ValueError` for data or networks that do not fit, `runs.Diverged`, naming the layers that went wrong, if
+    the loss stops being finite, and `RuntimeError` if the device's memory is full or another process dies.
     """
     if isinstance(recipe, str):
         recipe = Recipe.preset(recipe, network)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from ddtb_lite import __main__ as command_line
-from ddtb_lite import build, complexity, evaluate, images, initialize, load, quantize, results, save, upscale
+from ddtb_lite import build, complexity, evaluate, images, initialize, load, progress, quantize, results, save, upscale
 from ddtb_lite.__main__ import main, parser
 from ddtb_lite.benchmark import Ratio
+from ddtb_lite.experiments import experiments
 from ddtb_lite.networks import SuperResolutionNetwork
+from ddtb_lite.runs import Run
 from ddtb_lite.throughput import Throughput
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
@@ -283,6 +286,27 @@ def test_publishing_never_replaces_a_longer_run(
     capsys.readouterr()
     assert "run in data/results was trained for 59,000 steps" in failed(arguments, capsys)
     assert json.loads(published.read_text(encoding="utf-8")) == longer
+
+
+def test_a_run_that_diverges_leaves_a_result_without_scores(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advance = Run.advance
+
+    def spoil(run: Run) -> None:
+        advance(run)
+        next(run.network.parameters()).data.fill_(math.nan)
+
+    monkeypatch.setattr(Run, "advance", spoil)
+    out = tmp_path / "run"
+    words = ["train", *TINY, *STEPS, "--set", "steps=3", "--data", place.images, "--test", "--out", out]
+    assert "The loss is not finite at step" in failed(words, capsys)
+    result = results.read(out / "run.json")
+    assert (result["config"]["diverged_at"], result["scores"], result["checkpoint"]) == (3, {}, None)
+    assert not (out / "run.safetensors").exists()
+    assert "done (smoke): diverged at step 3" in progress.listing(
+        [replace(experiments()["edsr_x2"], name="run")], "smoke", str(tmp_path), {"run": result}, []
+    )
 
 
 def test_the_recorded_command_is_the_one_that_ran(place: Place, tmp_path: Path) -> None:
