@@ -1,10 +1,10 @@
 """Saving and loading networks as safetensors, quantized weights at their bit-width.
 
 The file's header holds one JSON object under the key "ddtb_lite": what the network is, what it has been
-through, and a SHA-256 of that and all tensors. A quantized convolution is two tensors, `….weight.codebook`
-and `….weight.packed` (see `packing`). Single numbers, such as bounds, share one tensor for each type,
-`scalars.float32`, because a name of their own would take twenty times their space; the header lists them.
-Everything else keeps its name.
+through, and a SHA-256 of that and all tensors. The weight of a quantized convolution, a gate's own included, is two
+tensors, `….weight.codebook` and `….weight.packed` (see `packing`). Single numbers, such as bounds, share one tensor
+for each type, `scalars.float32`, because a name of their own would take twenty times their space; the header lists
+them. Everything else keeps its name.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from . import foreign
 from .conversion import attach_gates, gated_paths, quantize, quantized_convolutions, set_phase
 from .files import atomic_write
+from .gate import DynamicGate
 from .networks import Quantization, SuperResolutionNetwork, build
 from .packing import PackedWeight, pack, unpack
 from .provenance import package_version, without_paths
 from .quantizers import Quantizer
 from .results import carried
 
-FORMAT = 1
+FORMAT = 2  # format 1 had the gates' weights in full precision, and is read as well
 _HEADER = "ddtb_lite"
 _CODEBOOK, _PACKED, _SCALARS = ".codebook", ".packed", "scalars."
 
@@ -46,8 +47,8 @@ def save(
     """Write a network to a `.safetensors` file, a student's quantized weights packed to their bit-width.
 
     `metadata` (recipe, data, commit, …) is whatever JSON can hold, machine paths cut down as in a result
-    file; `load` gives it back. `half` stores everything but quantized weights, quantizers, gates and batch
-    norm in float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
+    file; `load` gives it back. `half` stores everything but quantized weights, quantizers and batch norm in
+    float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
     not in it: it can be run, but not trained on.
 
     Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be
@@ -123,22 +124,29 @@ def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
                 raise ValueError(f"{name} has values beyond the range of {stored.dtype}; save with half=False.")
             value = stored
         tensors[name] = value
-    for path, convolution in quantized_convolutions(network).items():
-        quantizer = convolution.weight_quantizer
-        with torch.no_grad():
-            weight = quantizer.quantize(convolution.weight)
+    for name, (weight, bits) in _quantized_weights(network).items():
         try:
-            codebook, packed = pack(weight, quantizer.bits)
+            codebook, packed = pack(weight, bits)
         except ValueError as error:
-            raise ValueError(f"{path} cannot be packed: {error}.") from error
-        tensors = {name: value for name, value in tensors.items() if not _replaced(name, path)}
-        tensors[f"{path}.weight{_CODEBOOK}"], tensors[f"{path}.weight{_PACKED}"] = codebook, packed
+            raise ValueError(f"{name} cannot be packed: {error}.") from error
+        for other in [name, *(each for each in tensors if each.startswith(f"{name}_quantizer."))]:
+            del tensors[other]
+        tensors[f"{name}{_CODEBOOK}"], tensors[f"{name}{_PACKED}"] = codebook, packed
     return tensors
 
 
-def _replaced(name: str, path: str) -> bool:
-    """Whether packing makes this parameter of the quantized convolution at `path` superfluous."""
-    return name == f"{path}.weight" or name.startswith(f"{path}.weight_quantizer.")
+@torch.no_grad()
+def _quantized_weights(network: SuperResolutionNetwork) -> dict[str, tuple[Tensor, int]]:
+    """(quantized weight, bits) by the weight's name, of convolutions and of the gates' own."""
+    weights = {}
+    for path, convolution in quantized_convolutions(network).items():
+        quantizer = convolution.weight_quantizer
+        weights[f"{path}.weight"] = quantizer.quantize(convolution.weight), quantizer.bits
+    for path, gate in network.named_modules():
+        if isinstance(gate, DynamicGate):
+            weights[f"{path}.reduce.weight"] = gate.quantized_weight(gate.reduce), gate.bits
+            weights[f"{path}.expand.weight"] = gate.quantized_weight(gate.expand), gate.bits
+    return weights
 
 
 def _join_scalars(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
@@ -174,10 +182,12 @@ def _load(path: Path) -> SuperResolutionNetwork:
     try:
         tensors = _split_scalars(tensors, header["scalars"])
         state = {name: value for name, value in tensors.items() if not name.endswith((_CODEBOOK, _PACKED))}
-        for name, convolution in quantized_convolutions(network).items():
-            codebook, packed = tensors[f"{name}.weight{_CODEBOOK}"], tensors[f"{name}.weight{_PACKED}"]
-            state[f"{name}.weight"] = unpack(codebook, packed, convolution.weight.shape)
+        for convolution in quantized_convolutions(network).values():
             convolution.weight_quantizer = PackedWeight(convolution.weight_quantizer.bits)
+        for name, parameter in network.named_parameters():
+            if f"{name}{_CODEBOOK}" in tensors:
+                packed = tensors[f"{name}{_PACKED}"]
+                state[name] = unpack(tensors[f"{name}{_CODEBOOK}"], packed, parameter.shape)
         network.load_state_dict(state)
     except KeyError as error:
         raise ValueError(f"{path} is the checkpoint of another network: it has no {error}.") from error
@@ -210,8 +220,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         version, digest = header["format"], header.pop("sha256")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read.") from error
-    if version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}, this version reads format {FORMAT}; update ddtb_lite.")
+    if version not in (1, FORMAT):
+        raise ValueError(f"{path} has format {version!r}, this version reads formats up to {FORMAT}; update ddtb_lite.")
     if digest != _digest(header, tensors):
         raise ValueError(f"{path} is damaged: its content does not have the checksum that was stored with it.")
     return header, tensors

@@ -50,9 +50,9 @@ class DynamicGate(nn.Module):
             raise ValueError("A gate got one image, expected at least two: in training, batch norm compares images.")
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.norm.weight.dtype).mean(dim=(2, 3), keepdim=True)
-            hidden = self._convolve(self.reduce, self._quantize(pooled))
+            hidden = F.conv2d(self._quantize(pooled), self.quantized_weight(self.reduce))
             hidden = self._quantize(F.relu(self.norm(hidden)))
-            self.logits = self._convolve(self.expand, hidden).flatten(1)
+            self.logits = F.conv2d(hidden, self.quantized_weight(self.expand)).flatten(1)
             beta_upper, beta_lower = (2 * torch.sigmoid(self.logits)).unbind(1)
         return beta_upper, beta_lower
 
@@ -68,11 +68,10 @@ class DynamicGate(nn.Module):
         lower, upper = values.amin(dim=(1, 2, 3), keepdim=True), values.amax(dim=(1, 2, 3), keepdim=True)
         return fake_quantize(x, lower, upper, self.bits)
 
-    def _convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
-        """Symmetric weights with 2^bits − 1 levels: ternary at 2 bits."""
+    def quantized_weight(self, convolution: nn.Conv2d) -> Tensor:
+        """The weight that `reduce` or `expand` works with: symmetric, 2^bits − 1 levels, ternary at 2 bits."""
         limit = convolution.weight.detach().abs().max()
-        weight = fake_quantize_steps(convolution.weight, -limit, limit, 2**self.bits - 2)
-        return F.conv2d(x, weight)
+        return fake_quantize_steps(convolution.weight, -limit, limit, 2**self.bits - 2)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copying a network must not try to copy the graph behind what its last forward pass left here.

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import files, packing
+from ddtb_lite import checkpoints, files, packing
 from ddtb_lite.checkpoints import _digest, load, save
 from ddtb_lite.conversion import (
     activation_quantizers,
@@ -232,6 +232,30 @@ def test_packed_students_are_recognized_and_can_be_saved_again(tmp_path: Path) -
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def test_gates_are_packed_too_and_compute_the_same(tmp_path: Path) -> None:
+    student = trained(gate_ratio=1.0)
+    save(student, tmp_path / "x.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    path = gated_paths(student)[0]
+    weight = student.get_parameter(f"{path}.gate.reduce.weight")
+    assert f"{path}.gate.reduce.weight" not in tensors
+    assert len(tensors[f"{path}.gate.reduce.weight.packed"]) == weight.numel() * 2 // 8
+    assert tensors[f"{path}.gate.expand.weight.codebook"].shape == (1, 3), "ternary"
+    assert torch.equal(output(load(tmp_path / "x.safetensors")), output(student))
+
+
+def test_format_1_had_gates_in_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = trained(gate_ratio=1.0)
+    everything = checkpoints._quantized_weights(student)
+    convolutions_only = {name: each for name, each in everything.items() if ".gate." not in name}
+    monkeypatch.setattr(checkpoints, "_quantized_weights", lambda _: convolutions_only)
+    monkeypatch.setattr(checkpoints, "FORMAT", 1)
+    save(student, tmp_path / "x.safetensors")
+    assert f"{gated_paths(student)[0]}.gate.reduce.weight" in safetensors.torch.load_file(tmp_path / "x.safetensors")
+    monkeypatch.undo()
+    assert torch.equal(output(load(tmp_path / "x.safetensors")), output(student))
+
+
 def test_saving_and_loading_leave_network_and_random_numbers_alone(tmp_path: Path) -> None:
     student = trained(gate_ratio=0.5)
     student.train()
@@ -304,7 +328,7 @@ def test_the_header_is_json_for_everyone(tmp_path: Path) -> None:
     outer = json.loads(data[8 : 8 + length])["__metadata__"]
     assert list(outer) == ["ddtb_lite"] and isinstance(outer["ddtb_lite"], str)
     header = json.loads(outer["ddtb_lite"])
-    assert header["format"] == 1 and header["network"] == "edsr" and header["scale"] == 2
+    assert header["format"] == 2 and header["network"] == "edsr" and header["scale"] == 2
     assert header["architecture"] == {"n_blocks": 2, "n_feats": 8}
     assert header["quantization"] == {
         "method": "ddtb", "bits": 3, "variant": "paper", "gate_ratio": 0.5, "percentile": 99, "fully": False
@@ -387,8 +411,8 @@ PACKED = "body.0.body.0.weight.packed"
     ("change", "message"),
     [
         (
-            lambda header, tensors: header.update(format=2),
-            "has format 2, this version reads format 1; update",
+            lambda header, tensors: header.update(format=3),
+            "has format 3, this version reads formats up to 2; update",
         ),
         (lambda header, tensors: header.update(network="vdsr"), "cannot build: Unknown network 'vdsr'"),
         (lambda header, tensors: header.update(scale=5), "cannot build: scale is 5"),
@@ -401,7 +425,7 @@ PACKED = "body.0.body.0.weight.packed"
         ),
         (lambda header, tensors: header.pop("scale"), "cannot build: 'scale'"),
         (lambda header, tensors: header["architecture"].update(n_feats=16), "another network"),
-        (lambda header, tensors: header["architecture"].update(n_blocks=3), "it has no 'body.2.body"),
+        (lambda header, tensors: header["architecture"].update(n_blocks=3), "another network: .*body.2"),
         (lambda header, tensors: header.update(quantization=None), "another network"),
         (lambda header, tensors: header.update(scale=4), "another network"),
         (lambda header, tensors: header["scalars"]["float32"].pop(), "another network"),
@@ -423,7 +447,7 @@ def test_what_does_not_fit_is_refused(change: Callable[..., Any], message: str, 
 def test_a_broken_weight_quantizer_is_not_stored(tmp_path: Path) -> None:
     student = trained()
     student.get_parameter("body.0.body.0.weight").data.fill_(math.nan)
-    with pytest.raises(ValueError, match="body.0.body.0 cannot be packed: the quantized weight holds NaN"):
+    with pytest.raises(ValueError, match="body.0.body.0.weight cannot be packed: the quantized weight holds NaN"):
         save(student, tmp_path / "x.safetensors")
 
 

@@ -75,8 +75,7 @@ def test_evaluation_equals_the_reference(channels: int, variant: str, bits: int)
 
 def test_weights_are_ternary_at_2_bits() -> None:
     gate = DynamicGate(64)
-    identity = torch.eye(64).view(64, 64, 1, 1)
-    weight = gate._convolve(gate.reduce, identity)
+    weight = gate.quantized_weight(gate.reduce)
     limit = gate.reduce.weight.abs().max()
     torch.testing.assert_close(weight.unique(), torch.stack([-limit, 0 * limit, limit]))
 
