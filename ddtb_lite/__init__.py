@@ -9,7 +9,8 @@ from . import datasets, diagnostics, gate, images, metrics, networks, quantizers
 from .checkpoints import load, save
 from .conversion import quantize
 from .cost import complexity
-from .evaluation import evaluate, upscale
+from .evaluation import evaluate
+from .inference import upscale
 from .initializer import initialize
 from .networks import build
 from .recipe import Recipe

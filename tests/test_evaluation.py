@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import evaluate, evaluation, images, metrics, upscale
+from ddtb_lite import evaluate, evaluation, images, inference, metrics, upscale
 from ddtb_lite.conversion import activation_quantizers, attach_gates, quantize, set_phase
-from ddtb_lite.evaluation import _halo, _tail_has_gate, _tiles
+from ddtb_lite.inference import _halo, _tail_has_gate, _tiles
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import SuperResolutionNetwork, build
 
@@ -190,7 +190,7 @@ def test_cudnn_settings_are_exact_inside_and_restored_after() -> None:
         return convolutions.fp32_precision if convolutions else torch.backends.cudnn.allow_tf32
 
     before = state()
-    with evaluation._true_float32():
+    with inference._true_float32():
         assert state() in ("ieee", False)
     assert state() == before
 
@@ -352,7 +352,7 @@ def test_tiles_equal_the_whole_and_need_all_of_their_halo(name: str, scale: int,
     halo = _halo(network, features)
     # 3×3 convolutions reach 1 + 1/2 (×2), 1 + 1/3 (×3) or 1 + 1/2 + 1/4 (×4) pixels; SRResNet's last is 9×9.
     assert halo == (3 if name == "srresnet" else 2)
-    monkeypatch.setattr(evaluation, "_halo", lambda network, features: halo - 1)
+    monkeypatch.setattr(inference, "_halo", lambda network, features: halo - 1)
     assert not torch.allclose(assembled(), whole, atol=1e-3, rtol=0)
 
 
@@ -375,8 +375,8 @@ def test_large_images_are_tiled_by_default(monkeypatch) -> None:
     network = Nearest(2)
     upsample = network.upsample
     monkeypatch.setattr(network, "upsample", lambda x: sizes.append(tuple(x.shape[-2:])) or upsample(x))
-    monkeypatch.setattr(evaluation, "WHOLE", 100)
-    monkeypatch.setattr(evaluation, "TILE", 9)
+    monkeypatch.setattr(inference, "WHOLE", 100)
+    monkeypatch.setattr(inference, "TILE", 9)
     image = picture(10, 10)
     upscale(network, image)
     assert sizes == [(10, 10)]
@@ -420,7 +420,7 @@ def test_a_network_with_a_gate_in_its_upsampler_is_not_tiled(monkeypatch) -> Non
     assert not _tail_has_gate(gated_student()) and not _tail_has_gate(gated_student(fully=True))
     student = gated_student(fully=True, tail=True)
     assert _tail_has_gate(student)
-    monkeypatch.delattr(evaluation, "_tiles")
+    monkeypatch.delattr(inference, "_tiles")
     assert np.array_equal(upscale(student, picture(20, 20), tile=8), upscale(student, picture(20, 20)))
 
 
