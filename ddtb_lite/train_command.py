@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ def train(options: argparse.Namespace) -> None:
         network = arguments.built(options)
         if options.start_from:
             _copy_matching(checkpoints.load(options.start_from), network)
+    source = options.teacher or options.start_from
+    source_sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     if options.publish:
         _refuse_to_replace_longer(out.name, recipe.steps)
@@ -67,6 +70,8 @@ def train(options: argparse.Namespace) -> None:
         "training_data": options.data,
         "teacher": options.teacher,
         "start": options.start_from,
+        # Of the file that one of these names: runs from different weights are no fair comparison.
+        "source_sha256": source_sha256,
         "best_step": history.best_step,
         "diverged_at": diverged.step if diverged else None,
         "processes": distributed.launched(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -181,7 +182,9 @@ def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest
     assert result["seconds"] >= 0 and result["device"].startswith("CPU")
     assert set(result["versions"]) >= {"ddtb_lite", "python", "torch", "numpy"}
     assert str(tmp_path) not in json.dumps(result)
-    assert results.read(teacher / "teacher.json")["seed"] == 3
+    assert result["config"]["source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    of_teacher = results.read(teacher / "teacher.json")
+    assert of_teacher["seed"] == 3 and of_teacher["config"]["source_sha256"] is None
 
     network = load(student / "student.safetensors")
     assert network.metadata and network.metadata["run"] == "student"

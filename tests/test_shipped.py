@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,15 @@ def test_the_command_says_everything(result: dict[str, Any]) -> None:
     assert recipe.agrees_with(config["recipe"])
     assert (options.seed, options.data) == (result["seed"], config["training_data"])
     assert (options.model, options.scale) == (config["model"], config["scale"])
+
+
+@each_run
+def test_runs_that_are_compared_start_from_the_same_weights(result: dict[str, Any]) -> None:
+    source = result["config"]["teacher"] or result["config"]["start"]
+    recorded = result["config"].get("source_sha256")  # the first runs did not record it
+    if source and recorded:
+        shipped = checkpoints.shipped(Path(source).stem)
+        assert recorded == hashlib.sha256(shipped.read_bytes()).hexdigest()
 
 
 @each_network
