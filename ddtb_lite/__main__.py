@@ -103,7 +103,8 @@ def _upscale(options: argparse.Namespace) -> None:
         if options.out.exists() and not options.out.is_dir():
             raise ValueError(f"{options.input} is a folder, but {options.out} is a file; give a folder as --out.")
         options.out.mkdir(parents=True, exist_ok=True)
-        jobs = [(path, options.out / f"{path.stem}.png") for path in datasets.paths(options.input)]
+        folder = options.input.resolve()  # "photos" would name a data set
+        jobs = [(path, options.out / f"{path.stem}.png") for path in datasets.paths(folder)]
         if len({target for _, target in jobs}) < len(jobs):
             raise ValueError(f"Two images in {options.input} differ only in their suffix; rename one of them.")
     else:

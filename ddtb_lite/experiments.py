@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         timed = list((own or published).values())  # this machine's runs tell more than others'
         if options.own:
             published = {}
-        done = {name: run for name, run in (published | own).items() if progress.finished(run, preset)}
+        done = {name: run for name, run in progress.together(published, own).items() if progress.finished(run, preset)}
         elsewhere = set(done) - set(own)
         shipped = progress.shipped(elsewhere)
         chosen = select(wanted, elsewhere, shipped)

@@ -118,8 +118,8 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset, unchanged and on its training data, count before shorter ones. Smaller networks
-    and ablations are other networks. In full precision (`method` "fp") `bits` do not matter.
+    Runs with the paper's preset, unchanged and on its training data, count before short ones, and these before
+    smoke. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not matter.
     """
 
     def preset(run: dict[str, Any]) -> str:
@@ -139,7 +139,7 @@ def runs_of(
         alike = all(config["quantization"][key] == value for key, value in wanted.items())
         return alike and not _is_ablation(config)
 
-    fitting = sorted(filter(fits, measured.values()), key=lambda run: (preset(run) != "paper", run["seed"]))
+    fitting = sorted(filter(fits, measured.values()), key=lambda run: (-progress.length(run), run["seed"]))
     chosen: dict[int, dict[str, Any]] = {}
     for run in fitting:
         if preset(run) == preset(fitting[0]):
@@ -205,7 +205,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         published = {} if options.own else results.all_results()
-        claims = ledger(published | progress.results_in(options.folder))
+        claims = ledger(progress.together(published, progress.results_in(options.folder)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

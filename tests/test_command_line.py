@@ -151,7 +151,9 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 # ------------------------------------------------------------------------------------------- end to end
 
 
-def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_training_to_a_picture(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full-precision network, its student, scores, pictures and complexity, each from the files before it."""
     data = str(place.images)
     teacher, student = tmp_path / "teacher", tmp_path / "student"
@@ -211,6 +213,12 @@ def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest
     assert main(["upscale", str(student / "student.safetensors"), data, "--out", str(many), "--tile", "20"]) == 0
     assert sorted(path.name for path in many.iterdir()) == [f"picture_{index}.png" for index in range(3)]
     assert images.read(many / "picture_2.png").shape == (224, 208, 3)
+    named_like_a_data_set = tmp_path / "photos"
+    named_like_a_data_set.mkdir()
+    (named_like_a_data_set / "mine.png").write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", str(student / "student.safetensors"), "photos", "--out", "large"]) == 0
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["mine.png"]
     capsys.readouterr()
 
     assert main(["complexity", str(student / "student.safetensors")]) == 0

@@ -199,6 +199,11 @@ def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
     assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
 
 
+def test_a_smoke_run_replaces_nothing() -> None:
+    measured = {"a": run("a", 0, preset_name="smoke"), "b": run("b", 1)}
+    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["b"]
+
+
 @pytest.mark.parametrize(
     "change", [{"steps": 12}, {"skt_weight": 0.0}, {"falling_bits": [[4, 1]]}, {"learning_rate": 0.1}]
 )

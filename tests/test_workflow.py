@@ -245,6 +245,14 @@ def test_an_outline_is_enough_to_count_and_to_choose_a_recipe() -> None:
 # --------------------------------------------------------------------------------------------- progress
 
 
+def test_ones_own_run_hides_a_published_one_unless_it_is_shorter() -> None:
+    smoke, short, paper = (result("edsr_x2", preset) for preset in progress.PRESETS)
+    assert progress.together({"a": short}, {"a": smoke})["a"] is short
+    assert progress.together({"a": short}, {"a": paper})["a"] is paper
+    assert progress.together({"a": dict(short)}, {"a": short})["a"] is short
+    assert set(progress.together({"a": short}, {"b": smoke})) == {"a", "b"}
+
+
 def test_a_longer_training_counts_for_a_shorter_preset() -> None:
     lengths = {preset: result("edsr_x2", preset) for preset in progress.PRESETS}
     counts = {
