@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.own:
             published = {}
         done = {name: run for name, run in progress.together(published, own).items() if progress.finished(run, preset)}
-        elsewhere = set(done) - set(own)
+        elsewhere = {name for name, run in done.items() if run is not own.get(name)}
         shipped = progress.shipped(elsewhere)
         chosen = select(wanted, elsewhere, shipped)
         text = progress.listing(chosen, preset, folder, done, timed)
