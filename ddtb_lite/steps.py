@@ -45,7 +45,8 @@ class TrainingStep:
         for group in groups:
             # A graph reads its learning rate from a tensor.
             group["lr"] = torch.zeros((), device=self.device) if on_gpu else 0.0
-        self.optimizer = torch.optim.Adam(groups, fused=on_gpu, capturable=on_gpu)
+        # Fused, because only such an optimizer can skip a step while the host does not wait.
+        self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
         self.share()
 
     def share(self) -> None:
@@ -55,6 +56,7 @@ class TrainingStep:
     def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
         """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
 
+        Beside them is "discarded": 1 if the loss or a gradient was not finite and nothing has moved, otherwise 0.
         `situation` names what else decides how the step is computed, such as the bit-width.
         """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -76,9 +78,10 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses["loss"])
         values = distributed.mean(torch.stack(list(losses.values())).detach())
-        self._discard_if_not_finite(values[0])
-        self.optimizer.step()
+        finite = self._is_finite(values[0])
+        self._update(finite)
         means = dict(zip(losses, values, strict=True))
+        means["discarded"] = (~finite).float()
         if self.adversary is not None:
             means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
         return means
@@ -94,13 +97,14 @@ class TrainingStep:
     def _gradients(self) -> list[Tensor]:
         return [each.grad for each in self.objective.network.parameters() if each.grad is not None]
 
-    def _discard_if_not_finite(self, loss: Tensor) -> None:
-        """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
-        gradients = self._gradients()
-        size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
-        finite = torch.isfinite(size)
-        for gradient in gradients:
-            gradient.copy_(torch.where(finite, gradient, 0))
+    def _is_finite(self, loss: Tensor) -> Tensor:
+        """Whether the loss and all gradients are finite, a 0-d boolean tensor."""
+        return torch.isfinite(torch.stack(torch._foreach_norm([loss, *self._gradients()])).sum())
+
+    def _update(self, finite: Tensor) -> None:
+        """Move the parameters, or leave them and Adam's memory as they are if the step was not `finite`."""
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         if self.loss_scale is not None:
             self.loss_scale.update(finite)
 
@@ -132,6 +136,11 @@ class TrainingStep:
             elif kind == "loss_scale":
                 loss_scale[rest] = value
         self.optimizer.load_state_dict(optimizer)
+        for parameter, moments in self.optimizer.state.items():
+            # A fused optimizer walks through memory: moments must lie there as their parameter does.
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         if self.adversary is not None:
             self.adversary.restore(adversary)
         if self.loss_scale is not None and loss_scale:  # none if the run was in another precision so far
