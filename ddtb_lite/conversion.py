@@ -75,11 +75,11 @@ def quantize(
 ) -> SuperResolutionNetwork:
     """A quantized copy of a full-precision network; the original stays as it is.
 
-    `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant`
-    chooses the quantization points and, for DDTB, whether to behave like the paper or like the released code.
-    `gate_ratio` (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer)
-    default to the paper's for the architecture. `fully` quantizes first, last and upsampling layers too, with
-    the shortcuts of additions at 8 bits.
+    `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant` chooses
+    the quantization points and, for DDTB, whether to behave like the paper or like the released code. `gate_ratio`
+    (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer) default to the paper's for
+    the architecture; methods without gates or percentiles ignore them. `fully` quantizes first, last and upsampling
+    layers too, with the shortcuts of additions at 8 bits.
 
     The copy's bounds are meaningless until `initialize` has seen data. Raises `ValueError` for anything it does
     not know, and for a network that is quantized already.

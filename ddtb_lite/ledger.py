@@ -118,8 +118,9 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset, unchanged and on its training data, count before short ones, and these before
-    smoke. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not matter.
+    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and on the preset's
+    training data. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not
+    matter.
     """
 
     def preset(run: dict[str, Any]) -> str:
@@ -131,7 +132,7 @@ def runs_of(
             return False
         if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
-        if preset(run) == "paper" and not _as_prescribed(config):
+        if not _as_prescribed(config):
             return False
         if config["quantization"] is None:
             return method == "fp"
@@ -164,8 +165,8 @@ def _as_prescribed(config: dict[str, Any]) -> bool:
 
 
 def _is_ablation(config: dict[str, Any]) -> bool:
-    """Whether a part of the method was changed or left out: then the run is not about the paper's network."""
-    quantization, recipe = config["quantization"], config["recipe"]
+    """Whether the method was changed where no recipe shows it: then the run is not about the paper's network."""
+    quantization = config["quantization"]
     gated = METHODS[quantization["method"]].gated
     usual = DEFAULTS[config["model"]]
     expected = {
@@ -173,9 +174,7 @@ def _is_ablation(config: dict[str, Any]) -> bool:
         "percentile": FULLY_PERCENTILE if quantization.get("fully") and gated else usual.percentile,
         "gate_ratio": usual.gate_ratio if gated else 0.0,
     }
-    if any(quantization.get(key, value) != value for key, value in expected.items()):
-        return True
-    return recipe.get("fixed_bounds") is not None or (gated and recipe.get("warmup_steps") == 0)
+    return any(quantization.get(key, value) != value for key, value in expected.items())
 
 
 @functools.cache

@@ -100,6 +100,10 @@ class Recipe:
             raise ValueError(f"falling_bits is {stages!r}, expected pairs of bits and steps, such as ((4, 200),).")
         for bits, _ in stages:
             check_bits(bits)
+        if stages and not self.calibration_batches:
+            raise ValueError(
+                "calibration_batches is 0, but with falling_bits bounds start again from data; give it at least 1."
+            )
         if sum(steps for _, steps in stages) >= self.steps:
             raise ValueError("falling_bits takes up all of the steps; leave some for the student's own bit-width.")
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import devices, uniform
 from .benchmark import median_seconds, student_run
-from .conversion import quantize
+from .conversion import quantize, set_phase
 from .initializer import initialize
 from .losses import structured_knowledge_transfer
 from .naive import naive_quantizer
@@ -109,6 +109,7 @@ def official_step(
     low = torch.rand(batch_size, 3, patch, patch, device=device) * 255
     high = F.interpolate(low, scale_factor=network.scale)
     initialize(student, low)
+    set_phase(student, "live")
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4, foreach=False)
 
     def step() -> None:

@@ -10,7 +10,7 @@ import torch
 
 import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, results
-from ddtb_lite.files import atomic_write
+from ddtb_lite.files import atomic_write, check_folder
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.runs import Diverged
 from ddtb_lite.training import training_images
@@ -50,6 +50,7 @@ def train(options: argparse.Namespace) -> None:
     source_sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     if options.publish:
+        check_folder(results.DATA / "results" / out.name)
         _refuse_to_replace_longer(out.name, recipe.steps)
     diverged = None
     try:

@@ -37,6 +37,8 @@ def train(
 ) -> History:
     """Train a network in place; it ends with the weights that scored best on held-out training images.
 
+    Adversarial training ends with the last ones, because PSNR does not see what it is after.
+
     A full-precision network minimizes L1; a quantized one also matches its `teacher`, the full-precision network
     it came from (section 8). `data` is a data set's name, a folder, a list of those, or a list of uint8 images
     H×W×3; `recipe` a `Recipe` or the name of a preset. A quantized network that has not been initialized is

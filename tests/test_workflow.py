@@ -44,6 +44,7 @@ def result(name: str, preset: str = "smoke", seconds: float = 100.0, **scores: f
             "architecture": experiment.network.architecture,
             "quantization": quantization and vars(quantization),
             "recipe": vars(recipe),
+            "training_data": list(experiments.TRAINING_DATA[preset]),
         },
         "seed": experiment.seed,
         "data": {},
