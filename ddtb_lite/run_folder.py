@@ -6,10 +6,12 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -19,6 +21,8 @@ from . import datasets, distributed
 from .files import atomic_write
 from .networks import SuperResolutionNetwork
 from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def identity(
@@ -67,7 +71,8 @@ class RunFolder:
     """Writes are atomic: a process killed at any moment leaves the previous files whole. Only process 0 writes.
 
     `identity` says what is being trained; a folder that holds another run is refused with `ValueError`, an
-    unreadable state with `RuntimeError`.
+    unreadable state with `RuntimeError`. Use it in a `with` statement: inside, the folder is this run's alone, and
+    another one that comes is refused with `ValueError` too.
     """
 
     def __init__(self, path: Path, identity: dict) -> None:
@@ -75,10 +80,29 @@ class RunFolder:
         # A round trip through JSON, so that tuples and lists compare as equal.
         self.identity = json.loads(json.dumps(identity))
         path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path / ".lock", timeout=0)
+
+    def __enter__(self) -> RunFolder:
+        if distributed.rank() == 0:
+            self._occupy()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _occupy(self) -> None:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise ValueError(
+                f"Another process is training in {self.path}; wait until it is done, or choose another folder."
+            ) from None
+        except NotImplementedError:
+            logger.warning("The disk of %s knows no locks: take care that no other run goes on there.", self.path)
         for name in ("state.safetensors", "best.safetensors", "log.csv"):
             # What a killed process was writing is as large as a state and of no use.
-            for remains in path.glob(f".{name}.*.tmp"):
-                remains.unlink(missing_ok=True)  # all processes clear away
+            for remains in self.path.glob(f".{name}.*.tmp"):
+                remains.unlink(missing_ok=True)
 
     def write_state(self, state: RunState) -> None:
         """Replace the state that `read_state` returns."""

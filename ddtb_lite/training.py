@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +69,8 @@ def train(
         raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
     with distributed.started(device) as own_device:
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
-        folder = None if out is None else RunFolder(Path(out), run.identity)
-        with uniform.compiled(recipe.compile), _stop_requests() as stop, _full_memory_explained(run):
+        place = nullcontext() if out is None else RunFolder(Path(out), run.identity)
+        with place as folder, uniform.compiled(recipe.compile), _stop_requests() as stop, _full_memory_explained(run):
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
     run.finish()
     return run.history

@@ -780,7 +780,8 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     remains.write_bytes(b"half a state")
     start(tmp_path)
     assert not remains.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
+    kept = {path.name for path in tmp_path.iterdir()} - {".lock"}
+    assert kept == {"state.safetensors", "best.safetensors", "log.csv"}
 
 
 def test_a_finished_run_has_its_whole_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,6 +816,21 @@ def test_a_loss_that_is_not_finite_names_the_layer(layer: str, monkeypatch: pyte
     after_each_step(monkeypatch, spoil)
     with pytest.raises(RuntimeError, match=f"is not finite at step 3: {layer} is not finite. Start"):
         train(student(), DATA, RECIPE, teacher=full_precision(), progress=False, device="cpu")
+
+
+def test_a_folder_in_which_another_run_goes_on_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take the other's files for its own; when the first is done, the second may go on."""
+
+    def second(run: Run) -> None:
+        if run.step == 2:
+            monkeypatch.undo()
+            with pytest.raises(ValueError, match="Another process is training in"):
+                train(full_precision(), DATA, PLAIN, out=tmp_path, progress=False, device="cpu")
+
+    after_each_step(monkeypatch, second)
+    for _ in range(2):
+        history = train(full_precision(), DATA, PLAIN, out=tmp_path, progress=False, device="cpu")
+    assert history.rows[-1]["step"] == PLAIN.steps
 
 
 def test_a_state_that_has_diverged_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
