@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-from . import distributed
+from . import distributed, optimizer_state
 from .adversarial import Adversary
 from .graphs import StepGraph, recorder_for
 from .loss_scaling import LossScale
@@ -111,40 +111,27 @@ class TrainingStep:
     def state(self) -> dict[str, Tensor]:
         """All that changes from step to step, the network apart, by dotted name."""
         tensors = {"sampler": self.sampler.state()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        parts = {"optimizer": optimizer_state.moments(self.optimizer)}
         if self.adversary is not None:
-            tensors |= {f"adversary.{name}": value for name, value in self.adversary.state().items()}
+            parts["adversary"] = self.adversary.state()
         if self.loss_scale is not None:
-            tensors |= {f"loss_scale.{name}": value for name, value in self.loss_scale.state().items()}
-        return tensors
+            parts["loss_scale"] = self.loss_scale.state()
+        return tensors | {f"{kind}.{name}": value for kind, part in parts.items() for name, value in part.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
         self.renew()
         self.sampler.set_state(state["sampler"])
-        optimizer = self.optimizer.state_dict()
-        adversary, loss_scale = {}, {}
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "adversary": {}, "loss_scale": {}}
         for name, value in state.items():
             kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
-                index, _, moment = rest.partition(".")
-                optimizer["state"].setdefault(int(index), {})[moment] = value
-            elif kind == "adversary":
-                adversary[rest] = value
-            elif kind == "loss_scale":
-                loss_scale[rest] = value
-        self.optimizer.load_state_dict(optimizer)
-        for parameter, moments in self.optimizer.state.items():
-            # A fused optimizer walks through memory: moments must lie there as their parameter does.
-            for name, value in moments.items():
-                if value.shape == parameter.shape:
-                    moments[name] = torch.empty_like(parameter).copy_(value)
+            if rest:
+                parts[kind][rest] = value
+        optimizer_state.restore(self.optimizer, parts["optimizer"])
         if self.adversary is not None:
-            self.adversary.restore(adversary)
-        if self.loss_scale is not None and loss_scale:  # none if the run was in another precision so far
-            self.loss_scale.restore(loss_scale)
+            self.adversary.restore(parts["adversary"])
+        if self.loss_scale is not None and parts["loss_scale"]:  # none if the run was in another precision so far
+            self.loss_scale.restore(parts["loss_scale"])
 
 
 def activation_bounds(network: nn.Module) -> list[nn.Parameter]:
