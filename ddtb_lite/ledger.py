@@ -32,6 +32,8 @@ PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully q
 class Claim:
     """A printed PSNR (dB), and ours of the best fitting run: None where nothing was run.
 
+    `command` produced ours or would produce it; it is empty for a method that the package does not have.
+
     `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
     shorter one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not
     run. `seeds` are the PSNR of all runs that differ from the best one by their seed, its own first.
@@ -56,9 +58,9 @@ class Claim:
 
     @property
     def status(self) -> str:
-        """One of "reproduced", "approximate", "contradicted", "short run" or "not run"."""
+        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not in the package"."""
         if self.ours is None:
-            return "not run"
+            return "not run" if self.command else "not in the package"
         if self.preset != "paper":
             return "short run"
         difference = abs(self.ours - self.paper)
@@ -82,8 +84,6 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
             run = runs[0] if runs else None
             scores = [each["scores"][row["dataset"]] for each in runs]
             ours = _experiment(table, model, scale, bits, method)
-            # What the package does not have would cost what DDTB does.
-            cost = ours or _experiment(table, model, scale, bits, "ddtb")
             claims.append(
                 Claim(
                     table,
@@ -98,7 +98,7 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                     run["config"]["recipe"]["preset_name"] if run else None,
                     run["run"] if run else None,
                     run["command"] if run else ours.command("paper") if ours else "",
-                    0.0 if run or not cost else cost.hours("paper") or 0.0,
+                    0.0 if run or not ours else ours.hours("paper") or 0.0,
                     tuple(score["psnr"] for score in scores),
                     float(row["ssim"]) if row["ssim"] else None,
                     scores[0].get("ssim") if run else None,
@@ -211,10 +211,8 @@ def main() -> int:
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
-        cost = claim.run or f"about {claim.hours:.2f} H100-hours by arithmetic"
-        if not claim.command:
-            cost = "not a method of this package"
-        print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:12s} {cost}")
+        cost = claim.run or (f"about {claim.hours:.2f} H100-hours by arithmetic" if claim.command else "")
+        print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:18s} {cost}")
     print(", ".join(f"{count} {status}" for status, count in summary(claims).items()))
     return 0
 
