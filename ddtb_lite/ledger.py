@@ -58,9 +58,9 @@ class Claim:
 
     @property
     def status(self) -> str:
-        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not in the package"."""
+        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not here"."""
         if self.ours is None:
-            return "not run" if self.command else "not in the package"
+            return "not run" if self.command else "not here"
         if self.preset != "paper":
             return "short run"
         difference = abs(self.ours - self.paper)

@@ -103,7 +103,7 @@ def test_a_table_refuses_a_row_of_another_length() -> None:
 
 def test_a_verdict_has_the_class_that_the_style_sheet_knows() -> None:
     sheet = (Path(__file__).parent.parent / "book/_static/book.css").read_text(encoding="utf-8")
-    for status in ("reproduced", "approximate", "contradicted", "not run", "not in the package"):
+    for status in ("reproduced", "approximate", "contradicted", "not run", "not here"):
         found = re.fullmatch(r'<span class="verdict ([a-z-]+)">(.+)</span>', tables.verdict(status))
         assert found and found.group(2) == status
         assert f".verdict.{found.group(1)}" in sheet
@@ -152,7 +152,7 @@ def test_claims_show_paper_ours_difference_and_verdict() -> None:
     assert two[3:] == [
         "30.97 / 0.876", "29.52 / 0.836 29.50 ± 0.02 (2)", "-1.45", "short run", "edsr_x4_ddtb_2bit"
     ]  # fmt: skip
-    assert foreign[1] == "A & B" and foreign[-2:] == ["not in the package", ""]
+    assert foreign[1] == "A & B" and foreign[-2:] == ["not here", ""]
     assert text.count("<pre>") == 2, "one command for each width and method that has one"
 
 
