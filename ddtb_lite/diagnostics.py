@@ -21,18 +21,12 @@ def quantizer_inputs(
     `network` is quantized or in full precision; in the latter case the points are those of variant "paper".
     `reduce` says what to keep of each activation N×C×H×W, by default all of it.
     """
-    quantization = network.quantization
-    points = (
-        network.quantization_points()
-        if quantization is None
-        else network.quantization_points(quantization.variant, quantization.fully)
-    )
     seen: dict[str, Tensor] = {}
 
     def keep(path: str, x: Tensor) -> None:
         seen[path] = reduce(x)
 
-    places = {point.path: network.get_submodule(point.path) for point in points.activations}
+    places = {point.path: network.get_submodule(point.path) for point in network.points.activations}
     with torch.no_grad(), eval_mode(network), inputs_watched(places, keep):
         network(batch.to(network.device))
     return seen
