@@ -49,9 +49,9 @@ class Adversary:
     because it needs the weights of a classifier that was trained on ImageNet, which cannot be shipped here.
     With torchvision, which fetches them, SRGAN's VGG54 is
 
-        vgg = torchvision.models.vgg19(weights="IMAGENET1K_V1").features[:36].eval().requires_grad_(False)
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        vgg = torchvision.models.vgg19(weights="IMAGENET1K_V1").features[:36].eval().requires_grad_(False).to(device)
+        mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
+        deviation = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
 
         def perceptual(sr, hr):
             sr, hr = (vgg((image / 255 - mean) / deviation) / 12.75 for image in (sr, hr))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from . import datasets, devices, images, uniform
 from .conversion import quantize
 from .evaluation import evaluate
+from .graphs import EAGER_STEPS
 from .naive import naive_quantizer
 from .networks import SuperResolutionNetwork, build
 from .recipe import Recipe
@@ -48,7 +49,7 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
     scoring a full-precision network on the embedded photographs is a loop that only runs it on them. Memory is left out
     where it cannot be measured, on a CPU without Linux.
     """
-    place = devices.resolve(device)
+    place = devices.current(device)
     plain = _plain_step(place, batch_size)
     with_teacher = _student_step(place, batch_size, teacher=True)
     without_teacher = _student_step(place, batch_size, teacher=False)
@@ -162,7 +163,8 @@ def median_seconds(
     """Median time of each, taken in turns, so that a slow spell of the machine meets all of them."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
-        function()
+        for _ in range(EAGER_STEPS + 1 if device.type == "cuda" else 1):  # a training step is recorded by then
+            function()
     for _ in range(repeats):
         for own, function in zip(times, functions, strict=True):
             _synchronize(device)

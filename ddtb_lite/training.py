@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import datasets, distributed, uniform
+from . import datasets, devices, distributed, uniform
 from .adversarial import PerceptualLoss
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
@@ -70,7 +70,14 @@ def train(
     with distributed.started(device) as own_device:
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         place = nullcontext() if out is None else RunFolder(Path(out), run.identity)
-        with place as folder, uniform.compiled(recipe.compile), _stop_requests() as stop, _full_memory_explained(run):
+        with (
+            place as folder,
+            uniform.compiled(recipe.compile),
+            # Machines are compared by their short runs, and GPUs differ in what they take for float32.
+            devices.true_float32() if run.precision == "fp32" else nullcontext(),
+            _stop_requests() as stop,
+            _full_memory_explained(run),
+        ):
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
     run.finish()
     return run.history

@@ -19,6 +19,7 @@ from torch import Tensor
 from ddtb_lite import benchmark, networks, uniform
 from ddtb_lite.benchmark import _memory_ratio, _run, median_seconds
 from ddtb_lite.conversion import gated_paths
+from ddtb_lite.graphs import EAGER_STEPS
 from ddtb_lite.naive import naive_quantizer
 from ddtb_lite.quantizers import DualBound, dual_bound
 
@@ -56,6 +57,15 @@ def test_the_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without instructions for bf16 the benchmark says so.
     precision = _run(torch.device("cpu"), 2, teacher=False).precision
     assert ("bf16)" if precision == "bf16" else "fp32, no bf16 instructions here") in ratios["step_vs_fp32"].about
+
+
+def test_a_step_is_recorded_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_synchronize", lambda device: None)
+    calls: list[int] = []
+    for device, before in (("cpu", 1), ("cuda", EAGER_STEPS + 1)):
+        calls.clear()
+        median_seconds([lambda: calls.append(1)], torch.device(device), repeats=2)
+        assert len(calls) == before + 2
 
 
 def test_the_student_that_is_measured(tiny: None) -> None:

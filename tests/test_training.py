@@ -979,6 +979,20 @@ def test_training_a_trained_student_further_begins_where_it_is(method: str) -> N
     assert run.network.phase == ("live" if method == "ddtb" else "initialized")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_float32_is_float32_on_every_gpu(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs of different machines are compared; cuDNN would round their convolutions to TF32 where it can."""
+
+    def setting() -> object:
+        convolutions = getattr(torch.backends.cudnn, "conv", None)
+        return convolutions.fp32_precision if convolutions else torch.backends.cudnn.allow_tf32
+
+    seen, before = set(), setting()
+    after_each_step(monkeypatch, lambda run: seen.add(setting()))
+    train(full_precision(), DATA, PLAIN.override(precision=precision), progress=False, device="cpu")
+    assert (seen <= {"ieee", False}) == (precision == "fp32") and setting() == before
+
+
 def test_a_run_that_goes_on_in_another_precision_says_so(caplog: pytest.LogCaptureFixture) -> None:
     run = run_of(full_precision(), None, PLAIN)
     run.advance()
