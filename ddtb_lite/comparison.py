@@ -35,8 +35,8 @@ class Comparison:
     `initial_errors` and `final_errors` are the activation quantizers' relative mean squared errors on the
     full-precision network's own activations, by path, before and after training; `feature_error` is how far
     the blocks' outputs are from the teacher's (0: equal, 1: as good as nothing). Two rows are there to
-    compare with, "full precision" and "bicubic": they have scores only. A method whose loss stopped being finite has
-    none, but the step at which that was noticed, `diverged_at`.
+    compare with, "full precision" and "bicubic": they have scores only. A method that diverged has none, but the
+    step at which that was noticed, `diverged_at`.
     """
 
     method: str

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
-import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -22,7 +22,8 @@ from .files import atomic_write
 from .networks import SuperResolutionNetwork
 from .recipe import Recipe
 
-logger = logging.getLogger(__name__)
+# Seconds in which any disk has taken a state.
+ABANDONED_AFTER = 600
 
 
 def identity(
@@ -71,8 +72,7 @@ class RunFolder:
     """Writes are atomic: a process killed at any moment leaves the previous files whole. Only process 0 writes.
 
     `identity` says what is being trained; a folder that holds another run is refused with `ValueError`, an
-    unreadable state with `RuntimeError`. Use it in a `with` statement: inside, the folder is this run's alone, and
-    another one that comes is refused with `ValueError` too.
+    unreadable state with `RuntimeError`.
     """
 
     def __init__(self, path: Path, identity: dict) -> None:
@@ -80,29 +80,12 @@ class RunFolder:
         # A round trip through JSON, so that tuples and lists compare as equal.
         self.identity = json.loads(json.dumps(identity))
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(path / ".lock", timeout=0)
-
-    def __enter__(self) -> RunFolder:
-        if distributed.rank() == 0:
-            self._occupy()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def _occupy(self) -> None:
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise ValueError(
-                f"Another process is training in {self.path}; wait until it is done, or choose another folder."
-            ) from None
-        except NotImplementedError:
-            logger.warning("The disk of %s knows no locks: take care that no other run goes on there.", self.path)
         for name in ("state.safetensors", "best.safetensors", "log.csv"):
-            # What a killed process was writing is as large as a state and of no use.
-            for remains in self.path.glob(f".{name}.*.tmp"):
-                remains.unlink(missing_ok=True)
+            # What a killed process was writing is as large as a state and of no use; what is new may be another's.
+            for remains in path.glob(f".{name}.*.tmp"):
+                with contextlib.suppress(FileNotFoundError):  # all processes clear away
+                    if time.time() - remains.stat().st_mtime > ABANDONED_AFTER:
+                        remains.unlink()
 
     def write_state(self, state: RunState) -> None:
         """Replace the state that `read_state` returns."""

@@ -165,6 +165,8 @@ class Run:
         self.train_step.restore(state.group("step"))
         sums = state.group("sum")
         self.sums = {name: sums[name].to(self.device) for name in facts["sums"]}
+        if precision != self.precision:
+            self.sums.pop("discarded", None)  # what is usual in float16 would be an alarm in another precision
         self.best_weights = state.group("best")
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]

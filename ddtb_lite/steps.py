@@ -56,7 +56,7 @@ class TrainingStep:
     def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
         """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
 
-        Beside them is "discarded": 1 if the loss or a gradient was not finite and nothing has moved, otherwise 0.
+        Beside them is "discarded": 1 if the loss or a gradient was not finite and the network has not moved, else 0.
         `situation` names what else decides how the step is computed, such as the bit-width.
         """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

@@ -22,7 +22,7 @@ def train(options: argparse.Namespace) -> None:
     """Train, score the checkpoint as it is stored, and write both and the result file.
 
     Raises `ValueError` for options that contradict one another, before anything is trained, and `Diverged` once the
-    result file of a run whose loss stopped being finite is written, which has no scores.
+    result file of a run that diverged is written, which has no scores.
     """
     torch.manual_seed(options.seed)
     tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test

@@ -56,7 +56,8 @@ def train(
     `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
 
     Raises `ValueError` for data or networks that do not fit, `runs.Diverged`, naming the layers that went wrong, if
-    the loss stops being finite, and `RuntimeError` if the device's memory is full or another process dies.
+    the loss, a gradient or a parameter stops being finite, and `RuntimeError` if the device's memory is full or another
+    process dies.
     """
     if isinstance(recipe, str):
         recipe = Recipe.preset(recipe, network)
@@ -69,9 +70,8 @@ def train(
         raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
     with distributed.started(device) as own_device:
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
-        place = nullcontext() if out is None else RunFolder(Path(out), run.identity)
+        folder = None if out is None else RunFolder(Path(out), run.identity)
         with (
-            place as folder,
             uniform.compiled(recipe.compile),
             # Machines are compared by their short runs, and GPUs differ in what they take for float32.
             devices.true_float32() if run.precision == "fp32" else nullcontext(),
