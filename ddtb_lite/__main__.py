@@ -7,13 +7,14 @@ import json
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, comparison, datasets, distributed, images, results
 from ddtb_lite.benchmark import benchmark
 from ddtb_lite.conversion import activation_quantizers, attach_gates, number_of_gates
-from ddtb_lite.files import atomic_write
+from ddtb_lite.files import atomic_write, check_folder
 from ddtb_lite.quantizers import METHODS
 from ddtb_lite.throughput import paper_steps
 from ddtb_lite.train_command import train
@@ -50,7 +51,10 @@ def _download(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     bicubic = options.network == "bicubic"
+    if options.out:
+        check_folder(options.out)
     network = "bicubic" if bicubic else checkpoints.load(options.network)
+    carried = not bicubic and Path(options.network).resolve().parent == (results.DATA / "checkpoints").resolve()
     started = time.perf_counter()
     scores = {
         name: ddtb.evaluate(
@@ -73,7 +77,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             data={name: datasets.fingerprint(name) for name in options.data},
             curve=[],
             seconds=time.perf_counter() - started,
-            checkpoint=None if bicubic else options.network,
+            checkpoint=f"data/checkpoints/{Path(options.network).name}" if carried else None,
             scores=scores,
             command=arguments.command_line(options),
             precision="fp32",
@@ -103,7 +107,8 @@ def _upscale(options: argparse.Namespace) -> None:
         if options.out.exists() and not options.out.is_dir():
             raise ValueError(f"{options.input} is a folder, but {options.out} is a file; give a folder as --out.")
         options.out.mkdir(parents=True, exist_ok=True)
-        jobs = [(path, options.out / f"{path.stem}.png") for path in datasets.paths(options.input)]
+        folder = options.input.resolve()  # "photos" would name a data set
+        jobs = [(path, options.out / f"{path.stem}.png") for path in datasets.paths(folder)]
         if len({target for _, target in jobs}) < len(jobs):
             raise ValueError(f"Two images in {options.input} differ only in their suffix; rename one of them.")
     else:
@@ -161,6 +166,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
+    if options.out:
+        check_folder(options.out)
     ratios = benchmark(options.device)
     # The paper's networks take a CPU seconds a step, and tell nothing that the ratios do not.
     measured = [] if options.device == "cpu" else paper_steps(options.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from . import optimizer_state
 from .networks import Discriminator
 
 REAL, FAKE = 1.0, 0.0
@@ -48,9 +49,9 @@ class Adversary:
     because it needs the weights of a classifier that was trained on ImageNet, which cannot be shipped here.
     With torchvision, which fetches them, SRGAN's VGG54 is
 
-        vgg = torchvision.models.vgg19(weights="IMAGENET1K_V1").features[:36].eval().requires_grad_(False)
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-        deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        vgg = torchvision.models.vgg19(weights="IMAGENET1K_V1").features[:36].eval().requires_grad_(False).to(device)
+        mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
+        deviation = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
 
         def perceptual(sr, hr):
             sr, hr = (vgg((image / 255 - mean) / deviation) / 12.75 for image in (sr, hr))
@@ -125,23 +126,17 @@ class Adversary:
     def state(self) -> dict[str, Tensor]:
         """A copy of all that changes, by dotted name: what `restore` needs to go on bit for bit."""
         tensors = {f"discriminator.{name}": value for name, value in self.discriminator.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"optimizer.{name}": value for name, value in optimizer_state.moments(self.optimizer).items()}
         return {name: value.detach().clone() for name, value in tensors.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned; the learning rate stays as it is here."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {"discriminator": {}, "optimizer": {}}
         for name, value in state.items():
             kind, _, rest = name.partition(".")
-            if kind == "discriminator":
-                weights[rest] = value
-            else:
-                index, _, moment = rest.partition(".")
-                moments.setdefault(int(index), {})[moment] = value.clone()
-        self.discriminator.load_state_dict(weights)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            parts[kind][rest] = value
+        self.discriminator.load_state_dict(parts["discriminator"])
+        optimizer_state.restore(self.optimizer, parts["optimizer"])
 
     def _logits(self, patches: Tensor, tensors: dict[str, Tensor] | None = None) -> Tensor:
         """N logits for patches of 0…255, which the discriminator sees between −1 and 1."""

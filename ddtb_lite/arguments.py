@@ -184,7 +184,7 @@ def _training_options(each: argparse.ArgumentParser) -> None:
 
 
 def pairs(texts: list[str]) -> dict[str, object]:
-    """["a=1", "b=x"] to {"a": 1, "b": "x"}."""
+    """["a=1", "b=x", "c=none"] to {"a": 1, "b": "x", "c": None}."""
     values: dict[str, object] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -193,7 +193,7 @@ def pairs(texts: list[str]) -> dict[str, object]:
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
-            values[name] = value
+            values[name] = None if value.lower() == "none" else value
     return values
 
 
@@ -219,7 +219,11 @@ def built(options: argparse.Namespace) -> SuperResolutionNetwork:
 
 
 def quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> SuperResolutionNetwork:
-    """A quantized copy of a network, as the options say."""
+    """A quantized copy of a network, as the options say; `ValueError` for those that the method would ignore."""
+    rule = METHODS[getattr(options, "method", "ddtb")]
+    used = {"gate_ratio": rule.gated, "percentile": rule.cuts_tails}
+    if ignored := given(options, [name for name, known in used.items() if not known]):
+        raise ValueError(f"{rule.title} does without {written(ignored)}: leave it out.")
     return quantize(network, bits=options.bits, **given(options, QUANTIZATION))
 
 

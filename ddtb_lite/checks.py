@@ -12,7 +12,9 @@ def check(name: str, got: float, want: float = True, tolerance: float = 0.0) -> 
     two arguments `got` is a condition, which must be true.
     """
     is_condition = want is True
-    line = f"check {name}" if is_condition else f"check {name}: {want:g} ± {tolerance:g}"
+    # Six digits would round a large count.
+    wanted = f"{want:,.0f}" if abs(want) >= 1e6 and float(want).is_integer() else f"{want:g}"
+    line = f"check {name}" if is_condition else f"check {name}: {wanted} ± {tolerance:g}"
     got = float(got)
     if not math.isfinite(got) or not abs(got - want) <= tolerance:
         raise AssertionError(f"{line}, but {'it does not hold' if is_condition else f'got {got:g}'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
 from .quantizers import METHODS
 from .recipe import Recipe
+from .runs import Diverged
 from .training import train, training_images
 from .uniform import check_bits
 
@@ -33,7 +35,8 @@ class Comparison:
     `initial_errors` and `final_errors` are the activation quantizers' relative mean squared errors on the
     full-precision network's own activations, by path, before and after training; `feature_error` is how far
     the blocks' outputs are from the teacher's (0: equal, 1: as good as nothing). Two rows are there to
-    compare with, "full precision" and "bicubic": they have scores only.
+    compare with, "full precision" and "bicubic": they have scores only. A method that diverged has none, but the
+    step at which that was noticed, `diverged_at`.
     """
 
     method: str
@@ -43,6 +46,7 @@ class Comparison:
     final_errors: dict[str, float] = field(default_factory=dict)
     feature_error: float | None = None
     seconds: float | None = None
+    diverged_at: int | None = None
 
 
 def compare(
@@ -73,6 +77,8 @@ def compare(
     if unknown or not methods:
         given = ", ".join(unknown) or "none"
         raise ValueError(f"methods are {given}, expected some of {', '.join(METHODS)}.")
+    if not test_sets:
+        raise ValueError("There is no test set; name at least one to score on.")
     for test in test_sets:
         datasets.paths(test)  # a test set that is missing is better noticed now than after hours
     device = devices.resolve(device)
@@ -102,9 +108,15 @@ def compare(
         initialize(trial, batches)
         initial_errors = quantization_errors(trial, activations)
         folder = None if out is None else Path(out) / name
-        history = train(
-            student, data, recipe, teacher=teacher, out=folder, seed=seed, device=device, progress=progress
-        )
+        try:
+            history = train(
+                student, data, recipe, teacher=teacher, out=folder, seed=seed, device=device, progress=progress
+            )
+        except Diverged as error:
+            if progress:
+                tqdm.write(str(error), file=sys.stderr)
+            rows.append(Comparison(name, width, {}, initial_errors, diverged_at=error.step))
+            continue
         scored = history.best_step or recipe.steps
         rows.append(
             Comparison(
@@ -117,7 +129,7 @@ def compare(
                 seconds=history.seconds,
             )
         )
-    return sorted(rows, key=lambda row: -row.scores[test_sets[0]].psnr)
+    return sorted(rows, key=lambda row: -row.scores[test_sets[0]].psnr if row.scores else math.inf)
 
 
 def table(rows: Sequence[Comparison]) -> str:
@@ -135,7 +147,7 @@ def table(rows: Sequence[Comparison]) -> str:
             [
                 row.method,
                 "–" if row.bits is None else str(row.bits),
-                *(f"{scores.psnr:.2f}/{scores.ssim:.4f}" for scores in row.scores.values()),
+                *(_score_cell(row, test) for test in rows[0].scores),
                 *_error_cells(row.initial_errors, initial),
                 *_error_cells(row.final_errors, final),
                 "–" if row.feature_error is None else f"{row.feature_error:.2f}",
@@ -145,6 +157,12 @@ def table(rows: Sequence[Comparison]) -> str:
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     text = ["  ".join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)]) for cells in lines]
     return "\n".join([*text, "", *_legend(rows)])
+
+
+def _score_cell(row: Comparison, test: str) -> str:
+    if row.diverged_at is not None:
+        return f"diverged, step {row.diverged_at}"
+    return f"{row.scores[test].psnr:.2f}/{row.scores[test].ssim:.4f}"
 
 
 def _error_cells(errors: dict[str, float], ddtb: dict[str, float]) -> list[str]:

@@ -75,11 +75,11 @@ def quantize(
 ) -> SuperResolutionNetwork:
     """A quantized copy of a full-precision network; the original stays as it is.
 
-    `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant`
-    chooses the quantization points and, for DDTB, whether to behave like the paper or like the released code.
-    `gate_ratio` (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer)
-    default to the paper's for the architecture. `fully` quantizes first, last and upsampling layers too, with
-    the shortcuts of additions at 8 bits.
+    `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant` chooses
+    the quantization points and, for DDTB, whether to behave like the paper or like the released code. `gate_ratio`
+    (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer) default to the paper's for
+    the architecture; methods without gates or percentiles ignore them. `fully` quantizes first, last and upsampling
+    layers too, with the shortcuts of additions at 8 bits.
 
     The copy's bounds are meaningless until `initialize` has seen data. Raises `ValueError` for anything it does
     not know, and for a network that is quantized already.
@@ -126,9 +126,8 @@ def require_quantization(network: SuperResolutionNetwork) -> Quantization:
 
 def activation_quantizers(student: SuperResolutionNetwork) -> dict[str, ActivationQuantizer]:
     """The activation quantizers by path, in the order of `quantization_points`."""
-    quantization = require_quantization(student)
-    points = student.quantization_points(quantization.variant, quantization.fully)
-    return {point.path: _activation_quantizer(student, point.path) for point in points.activations}
+    require_quantization(student)
+    return {point.path: _activation_quantizer(student, point.path) for point in student.points.activations}
 
 
 def _activation_quantizer(student: SuperResolutionNetwork, path: str) -> ActivationQuantizer:
@@ -146,11 +145,10 @@ def attach_gates(student: SuperResolutionNetwork, paths: Iterable[str]) -> None:
     """Give the quantizers at `paths` a freshly initialized dynamic gate each, and take away all others'."""
     quantization = require_quantization(student)
     chosen = set(paths)
-    points = student.quantization_points(quantization.variant, quantization.fully)
-    unknown = chosen - {point.path for point in points.activations}
+    unknown = chosen - {point.path for point in student.points.activations}
     if unknown:
         raise ValueError(f"No quantizer at {', '.join(sorted(unknown))}.")
-    for point in points.activations:
+    for point in student.points.activations:
         quantizer = _activation_quantizer(student, point.path)
         if isinstance(quantizer, DualBound):
             quantizer.gate = None
@@ -197,8 +195,7 @@ def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
         raise ValueError("This student was loaded bit-packed: its weights cannot change their bit-width any more.")
     if bits == quantization.bits:
         return  # what the weights' quantizers have learned stays
-    points = student.quantization_points(quantization.variant, quantization.fully)
-    for point in points.activations:
+    for point in student.points.activations:
         if not point.skip:
             _activation_quantizer(student, point.path).bits = bits
     for convolution in quantized_convolutions(student).values():

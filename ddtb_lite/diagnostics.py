@@ -21,18 +21,12 @@ def quantizer_inputs(
     `network` is quantized or in full precision; in the latter case the points are those of variant "paper".
     `reduce` says what to keep of each activation N×C×H×W, by default all of it.
     """
-    quantization = network.quantization
-    points = (
-        network.quantization_points()
-        if quantization is None
-        else network.quantization_points(quantization.variant, quantization.fully)
-    )
     seen: dict[str, Tensor] = {}
 
     def keep(path: str, x: Tensor) -> None:
         seen[path] = reduce(x)
 
-    places = {point.path: network.get_submodule(point.path) for point in points.activations}
+    places = {point.path: network.get_submodule(point.path) for point in network.points.activations}
     with torch.no_grad(), eval_mode(network), inputs_watched(places, keep):
         network(batch.to(network.device))
     return seen
@@ -90,7 +84,8 @@ def bounds(student: SuperResolutionNetwork) -> dict[str, tuple[float, float]]:
 
 
 def explain_divergence(network: SuperResolutionNetwork, step: int, batch: Tensor) -> str:
-    """One sentence that names what is not finite: parameters, the first layer that turns `batch` bad, bounds that met.
+    """One sentence that names what is not finite: parameters, the first layer that turns `batch` bad, gradients, and
+    bounds that met.
 
     `batch` holds images N×3×H×W, 0…255.
     """
@@ -98,6 +93,8 @@ def explain_divergence(network: SuperResolutionNetwork, step: int, batch: Tensor
     faults = [f"{name} is not finite" for name in broken]
     if not broken and (layer := _first_not_finite(network, batch)):
         faults.append(f"the output of {layer} is not finite")
+    if not faults:
+        faults = [f"the gradient of {name} is not finite" for name in _gradients_not_finite(network)]
     if network.quantization is not None:
         faults += [
             f"the bounds of {path} have met ({lower:.3g} to {upper:.3g})"
@@ -107,9 +104,15 @@ def explain_divergence(network: SuperResolutionNetwork, step: int, batch: Tensor
     shown = "; ".join(faults[:8]) or "a batch gave values too large to add up, but no parameter is broken yet"
     more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
     return (
-        f"The loss is not finite at step {step}: {shown}{more}. "
+        f"The loss or its gradient is not finite at step {step}: {shown}{more}. "
         "Start again in another folder, with a lower learning rate or another seed."
     )
+
+
+def _gradients_not_finite(network: SuperResolutionNetwork) -> list[str]:
+    """The parameters whose gradient in the last step held NaN or infinity."""
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
 
 
 def _first_not_finite(network: SuperResolutionNetwork, batch: Tensor) -> str | None:

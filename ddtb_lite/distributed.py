@@ -42,10 +42,7 @@ def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
     `ValueError` if there are fewer GPUs than processes, and `RuntimeError` in one sentence if another process dies.
     """
     if launched() == 1 or world_size() > 1:
-        place = devices.resolve(device)
-        if place.type == "cuda":
-            torch.cuda.set_device(place)  # graphs and their streams belong to the current device
-        yield place
+        yield devices.current(device)
         return
     if str(device).startswith("cuda") or (device is None and torch.cuda.is_available()):
         device = f"cuda:{_own_gpu()}"

@@ -202,8 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         timed = list((own or published).values())  # this machine's runs tell more than others'
         if options.own:
             published = {}
-        done = {name: run for name, run in (published | own).items() if progress.finished(run, preset)}
-        elsewhere = set(done) - set(own)
+        done = {name: run for name, run in progress.together(published, own).items() if progress.finished(run, preset)}
+        elsewhere = {name for name, run in done.items() if run is not own.get(name)}
         shipped = progress.shipped(elsewhere)
         chosen = select(wanted, elsewhere, shipped)
         text = progress.listing(chosen, preset, folder, done, timed)

@@ -8,6 +8,16 @@ import uuid
 from pathlib import Path
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raise `FileNotFoundError` if the folder in which a file is to be written does not exist.
+
+    Better asked before hours of work than after.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}, create it first")
+
+
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to the file `path`, whole or not at all; a file that is there already stays until then.
 
@@ -15,8 +25,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     `FileNotFoundError` for a missing folder, and `RuntimeError` if the folder or the disk refuses the file.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}, create it first")
+    check_folder(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(partial, "xb") as file:

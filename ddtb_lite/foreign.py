@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .networks import SuperResolutionNetwork, build
-from .networks.edsr import DIV2K_MEAN
 
 SUFFIXES = (".pt", ".pth")
 
@@ -34,8 +33,6 @@ def load_foreign(path: Path) -> SuperResolutionNetwork:
     name = next((name for name, first in _FIRST.items() if first in state), None)
     if name is None:
         raise ValueError(f"{path} has the parameter names of none of {', '.join(_FIRST)}.")
-    if name == "edsr":
-        _check_mean(path, state)
     scale, architecture = _architecture(name, state)
     if name == "edsr" and architecture == {"n_blocks": 32, "n_feats": 256}:
         raise ValueError(
@@ -93,18 +90,3 @@ def _architecture(name: str, state: dict[str, Tensor]) -> tuple[int, dict[str, i
 
 def _count(pattern: str, state: dict[str, Tensor]) -> int:
     return sum(re.fullmatch(pattern, key) is not None for key in state)
-
-
-def _check_mean(path: Path, state: dict[str, Tensor]) -> None:
-    """EDSR-PyTorch stores its mean shift; ours is fixed, and another one would give other images."""
-    for name, sign in (("sub_mean", -1), ("add_mean", 1)):
-        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-        expected = sign * 255 * torch.tensor(DIV2K_MEAN)
-        fits_bias = bias is None or (bias.shape == (3,) and torch.allclose(bias.float(), expected, atol=0.05))
-        fits_weight = weight is None or (
-            weight.numel() == 9 and torch.allclose(weight.float().reshape(3, 3), torch.eye(3), atol=1e-3)
-        )
-        if not (fits_bias and fits_weight):
-            raise ValueError(
-                f"{path} has another {name} than DIV2K's mean color in 0…255, the only one that is supported."
-            )

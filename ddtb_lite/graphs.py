@@ -25,21 +25,32 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records with `torch.cuda.CUDAGraph`."""
+    """Records with `torch.cuda.CUDAGraph`, on one stream of the device.
+
+    What autograd keeps from one step to the next belongs to the stream on which it was made, and so does memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, torch.cuda.Stream(device)
 
     def eagerly(self, step: Callable[[], Outputs]) -> Outputs:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             outputs = step()
-        torch.cuda.current_stream().wait_stream(side)
+        current.wait_stream(self.stream)
         return outputs
 
     def record(self, step: Callable[[], Outputs]) -> tuple[Callable[[], Any], Outputs]:
         graph = torch.cuda.CUDAGraph()
-        # A thread that prepares the next batch pins memory meanwhile, which a capture of all threads would forbid.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = step()
+        current = torch.cuda.current_stream(self.device)
+        try:
+            # A thread that prepares the next batch pins memory meanwhile, which a capture of all threads would forbid.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                outputs = step()
+        except BaseException:
+            torch.cuda.set_stream(current)  # a capture that cannot end does not leave its stream
+            raise
         return graph.replay, outputs
 
 
@@ -79,11 +90,12 @@ class StepGraph:
                     "The training step runs without a CUDA graph: %s", str(error).splitlines()[0]
                 )
                 self.recorder = None
-                return step()
+        if self._replay is None:
+            return step()  # after the error, which holds on to half a graph, is gone
         self._replay()
         return self._outputs
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
     """The recorder of a device, None where steps cannot be recorded."""
-    return CudaRecorder() if device.type == "cuda" else None
+    return CudaRecorder(device) if device.type == "cuda" else None

@@ -67,7 +67,7 @@ def inference(
         network = copy.deepcopy(network).to(target)  # the caller's stays where it is
     reduced = dtype != torch.float32
     autocast = torch.autocast(target.type, dtype if reduced else None, enabled=reduced)
-    exact = _true_float32() if target.type == "cuda" else nullcontext()
+    exact = devices.true_float32() if target.type == "cuda" else nullcontext()
     with eval_mode(network), torch.inference_mode(), autocast, exact:
         yield network
 
@@ -77,23 +77,6 @@ def _target(network: SuperResolutionNetwork, device: torch.device | str | None) 
         on_idle_cpu = network.device.type == "cpu" and torch.cuda.is_available()
         device = "cuda" if on_idle_cpu else network.device
     return devices.resolve(device)
-
-
-@contextmanager
-def _true_float32() -> Iterator[None]:
-    """Keep cuDNN from rounding the operands of float32 convolutions to TF32's 10 bits, its default."""
-    convolutions = getattr(torch.backends.cudnn, "conv", None)  # newer PyTorch switches operators singly
-    owner, name, exact = (
-        (torch.backends.cudnn, "allow_tf32", False)
-        if convolutions is None
-        else (convolutions, "fp32_precision", "ieee")
-    )
-    before = getattr(owner, name)
-    setattr(owner, name, exact)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def super_resolve(network: SuperResolutionNetwork, lr: list[np.ndarray], tile: int | None, names: list[str]) -> Tensor:

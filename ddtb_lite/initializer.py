@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -32,7 +32,8 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
     (section 6a). The int(gate_ratio · L) layers of highest dynamic intensity get a gate, bypassed until training
     has warmed it up. `student.dynamic_intensity` keeps the intensities by path.
 
-    Raises `ValueError` for a full-precision network, no batches, wrong shapes, NaN or infinite pixels.
+    Raises `ValueError` for a full-precision network, no batches, wrong shapes, NaN or infinite pixels, and for a single
+    image where gates are to be chosen by what changes from image to image.
     """
     quantization = require_quantization(student)
     quantizers = activation_quantizers(student)
@@ -42,19 +43,23 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
     if not first:
         raise ValueError("initialize got no batches, expected at least one N×3×H×W tensor of training images.")
 
+    chosen: list[str] = []
     with eval_mode(student):
         if METHODS[quantization.method].gated:
-            everything = itertools.chain(first, (_checked(batch, student) for batch in stream))
+            everything: Iterable[Tensor] = itertools.chain(first, (_checked(batch, student) for batch in stream))
+            if number_of_gates(student):
+                everything = _several_images(everything)
             intensity = dynamic_intensity(student, everything)
             # Every process has seen all batches, but no two devices need round alike, and the choice must be one.
             agreed = distributed.mean(torch.tensor(list(intensity.values()), dtype=torch.float64))
             intensity = dict(zip(intensity, agreed.tolist(), strict=True))
             student.dynamic_intensity = intensity
             ranking = sorted(intensity, key=lambda path: -intensity[path])
-            attach_gates(student, ranking[: number_of_gates(student)])
+            chosen = ranking[: number_of_gates(student)]
         set_phase(student, "new")  # until all bounds are there; gates are bypassed
         initialize_bounds(student, first)
-        set_phase(student, "initialized")
+    attach_gates(student, chosen)
+    set_phase(student, "initialized")
 
 
 def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
@@ -102,6 +107,19 @@ def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]
         return values.var(correction=0).item()
 
     return {path: variance(highest[path], torch.amax) + variance(lowest[path], torch.amin) for path in quantizers}
+
+
+def _several_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same batches; raises `ValueError` at the end if they held a single image."""
+    images = 0
+    for batch in batches:
+        images += len(batch)
+        yield batch
+    if images == 1:
+        raise ValueError(
+            "initialize got a single image, but gates go where the range changes from image to image: give it at least "
+            "two, or quantize with gate_ratio=0."
+        )
 
 
 def _checked(batch: Tensor, student: SuperResolutionNetwork) -> Tensor:

@@ -32,6 +32,8 @@ PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully q
 class Claim:
     """A printed PSNR (dB), and ours of the best fitting run: None where nothing was run.
 
+    `command` produced ours or would produce it; it is empty for a method that the package does not have.
+
     `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
     shorter one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not
     run. `seeds` are the PSNR of all runs that differ from the best one by their seed, its own first.
@@ -56,9 +58,9 @@ class Claim:
 
     @property
     def status(self) -> str:
-        """One of "reproduced", "approximate", "contradicted", "short run" or "not run"."""
+        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not here"."""
         if self.ours is None:
-            return "not run"
+            return "not run" if self.command else "not here"
         if self.preset != "paper":
             return "short run"
         difference = abs(self.ours - self.paper)
@@ -82,8 +84,6 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
             run = runs[0] if runs else None
             scores = [each["scores"][row["dataset"]] for each in runs]
             ours = _experiment(table, model, scale, bits, method)
-            # What the package does not have would cost what DDTB does.
-            cost = ours or _experiment(table, model, scale, bits, "ddtb")
             claims.append(
                 Claim(
                     table,
@@ -98,7 +98,7 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                     run["config"]["recipe"]["preset_name"] if run else None,
                     run["run"] if run else None,
                     run["command"] if run else ours.command("paper") if ours else "",
-                    0.0 if run or not cost else cost.hours("paper") or 0.0,
+                    0.0 if run or not ours else ours.hours("paper") or 0.0,
                     tuple(score["psnr"] for score in scores),
                     float(row["ssim"]) if row["ssim"] else None,
                     scores[0].get("ssim") if run else None,
@@ -118,8 +118,9 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset, unchanged and on its training data, count before shorter ones. Smaller networks
-    and ablations are other networks. In full precision (`method` "fp") `bits` do not matter.
+    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and on the preset's
+    training data. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not
+    matter.
     """
 
     def preset(run: dict[str, Any]) -> str:
@@ -131,7 +132,7 @@ def runs_of(
             return False
         if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
-        if preset(run) == "paper" and not _as_prescribed(config):
+        if not _as_prescribed(config):
             return False
         if config["quantization"] is None:
             return method == "fp"
@@ -139,7 +140,7 @@ def runs_of(
         alike = all(config["quantization"][key] == value for key, value in wanted.items())
         return alike and not _is_ablation(config)
 
-    fitting = sorted(filter(fits, measured.values()), key=lambda run: (preset(run) != "paper", run["seed"]))
+    fitting = sorted(filter(fits, measured.values()), key=lambda run: (-progress.length(run), run["seed"]))
     chosen: dict[int, dict[str, Any]] = {}
     for run in fitting:
         if preset(run) == preset(fitting[0]):
@@ -164,8 +165,8 @@ def _as_prescribed(config: dict[str, Any]) -> bool:
 
 
 def _is_ablation(config: dict[str, Any]) -> bool:
-    """Whether a part of the method was changed or left out: then the run is not about the paper's network."""
-    quantization, recipe = config["quantization"], config["recipe"]
+    """Whether the method was changed where no recipe shows it: then the run is not about the paper's network."""
+    quantization = config["quantization"]
     gated = METHODS[quantization["method"]].gated
     usual = DEFAULTS[config["model"]]
     expected = {
@@ -173,9 +174,7 @@ def _is_ablation(config: dict[str, Any]) -> bool:
         "percentile": FULLY_PERCENTILE if quantization.get("fully") and gated else usual.percentile,
         "gate_ratio": usual.gate_ratio if gated else 0.0,
     }
-    if any(quantization.get(key, value) != value for key, value in expected.items()):
-        return True
-    return recipe.get("fixed_bounds") is not None or (gated and recipe.get("warmup_steps") == 0)
+    return any(quantization.get(key, value) != value for key, value in expected.items())
 
 
 @functools.cache
@@ -205,17 +204,15 @@ def main() -> int:
     options = parser.parse_args()
     try:
         published = {} if options.own else results.all_results()
-        claims = ledger(published | progress.results_in(options.folder))
+        claims = ledger(progress.together(published, progress.results_in(options.folder)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
-        cost = claim.run or f"about {claim.hours:.2f} H100-hours by arithmetic"
-        if not claim.command:
-            cost = "not a method of this package"
-        print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:12s} {cost}")
+        cost = claim.run or (f"about {claim.hours:.2f} H100-hours by arithmetic" if claim.command else "")
+        print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:18s} {cost}")
     print(", ".join(f"{count} {status}" for status, count in summary(claims).items()))
     return 0
 

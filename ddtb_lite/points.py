@@ -49,8 +49,7 @@ def stages(network: SuperResolutionNetwork, **how: Any) -> list[Stage]:
     """
     student = quantize(network, **how) if how or network.quantization is None else network
     quantization = require_quantization(student)
-    points = student.quantization_points(quantization.variant, quantization.fully).activations
-    channels = {point.path: point.channels for point in points}
+    channels = {point.path: point.channels for point in student.points.activations}
 
     def describe(path: str, module: nn.Module) -> Stage:
         if isinstance(module, ActivationQuantizer):

@@ -27,10 +27,21 @@ def results_in(folder: str | Path) -> dict[str, dict[str, Any]]:
     return {file.stem: results.read(file) for file in files if file.stem == file.parent.name}
 
 
+def length(result: dict[str, Any]) -> int:
+    """How long the run's preset trains, by its place among `PRESETS`; −1 if it was no training."""
+    name = result["config"].get("recipe", {}).get("preset_name")
+    return PRESETS.index(name) if name in PRESETS else -1
+
+
+def together(published: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Published results and one's own, by name: of two alike in name the longer training, else one's own."""
+    newer = {name: run for name, run in own.items() if name not in published or length(run) >= length(published[name])}
+    return published | newer
+
+
 def finished(result: dict[str, Any], preset: str) -> bool:
     """Whether a result comes from a training at least as long as the preset's."""
-    done = result["config"].get("recipe", {}).get("preset_name")
-    return done in PRESETS and PRESETS.index(done) >= PRESETS.index(preset)
+    return length(result) >= PRESETS.index(preset)
 
 
 def listing(

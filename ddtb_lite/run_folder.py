@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ from . import datasets, distributed
 from .files import atomic_write
 from .networks import SuperResolutionNetwork
 from .recipe import Recipe
+
+# Seconds in which any disk has taken a state.
+ABANDONED_AFTER = 600
 
 
 def identity(
@@ -76,9 +81,11 @@ class RunFolder:
         self.identity = json.loads(json.dumps(identity))
         path.mkdir(parents=True, exist_ok=True)
         for name in ("state.safetensors", "best.safetensors", "log.csv"):
-            # What a killed process was writing is as large as a state and of no use.
+            # What a killed process was writing is as large as a state and of no use; what is new may be another's.
             for remains in path.glob(f".{name}.*.tmp"):
-                remains.unlink(missing_ok=True)  # all processes clear away
+                with contextlib.suppress(FileNotFoundError):  # all processes clear away
+                    if time.time() - remains.stat().st_mtime > ABANDONED_AFTER:
+                        remains.unlink()
 
     def write_state(self, state: RunState) -> None:
         """Replace the state that `read_state` returns."""

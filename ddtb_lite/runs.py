@@ -46,7 +46,7 @@ class History:
 
 
 class Diverged(RuntimeError):
-    """A loss or a parameter has stopped being finite; the message names the layers that went wrong.
+    """A loss, a gradient or a parameter is not finite any more; the message names the layers that went wrong.
 
     `step` is where it was noticed, `history` what the run had left until then.
     """
@@ -126,9 +126,9 @@ class Run:
             set_bits(self.network, self.recipe.bits_at(0, self.bits))
             if self.network.phase == "new":
                 initialize(self.network, self._calibration_batches(self.recipe.calibration_batches))
-                self._fix_bounds()
             elif self.network.quantization.bits != self.bits:
                 self._reset_bounds()
+            self._fix_bounds()
         self.train_step.renew()
 
     def state(self) -> RunState:
@@ -165,15 +165,21 @@ class Run:
         self.train_step.restore(state.group("step"))
         sums = state.group("sum")
         self.sums = {name: sums[name].to(self.device) for name in facts["sums"]}
+        if precision != self.precision:
+            self.sums.pop("discarded", None)  # what is usual in float16 would be an alarm in another precision
         self.best_weights = state.group("best")
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]
         self.history = History(**facts["history"])
 
     def check(self) -> None:
-        """Raise `Diverged` if a loss or a parameter has stopped being finite: such a state is not worth keeping."""
+        """Raise `Diverged` if a loss, a gradient or a parameter is not finite: such a state is not worth keeping."""
         values = [*self.sums.values(), *self.network.parameters()]
         if not torch.stack([torch.isfinite(value).all() for value in values]).all():
+            raise Diverged(self)
+        loss_scale = self.train_step.loss_scale
+        # In float16 discarded steps are how the loss scale finds its limit, but that lies above 1.
+        if self.sums.get("discarded", 0) and (loss_scale is None or loss_scale.factor < 1):
             raise Diverged(self)
 
     def finish(self) -> None:
@@ -216,19 +222,23 @@ class Run:
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.
 
-        Raises `Diverged` when a loss has stopped being finite.
+        Raises `Diverged` as `check` does.
         """
+        started = time.perf_counter()
+        self.check()  # here the host waits for the steps that it has launched
         quantization = self.network.quantization
         row: dict = {"step": self.step, "bits": quantization.bits if quantization else 32}
         row["phase"] = self.network.phase if quantization else "full precision"
-        row |= {name: total.item() / self.summed for name, total in self.sums.items()}
-        if not math.isfinite(row["loss"]):
-            raise Diverged(self)
+        row |= {name: total.item() / self.summed for name, total in self.sums.items() if name != "discarded"}
         self.sums, self.summed = {}, 0
         self.history.rows.append(row)
-        if not validate:
-            return False
-        started = time.perf_counter()
+        improved = validate and self._validate(row)
+        self.history.seconds += time.perf_counter() - started
+        return improved
+
+    def _validate(self, row: dict) -> bool:
+        """Add scores to a row of the history; returns whether these are the weights to keep."""
+        quantization = self.network.quantization
         psnr = self.validation.psnr(self.network)
         if psnr is not None:
             row["psnr"] = psnr
@@ -236,10 +246,11 @@ class Run:
             self.history.bounds.append({"step": self.step, "bounds": bounds(self.network)})
         if self.teacher is not None:
             row["feature_error"] = self.validation.feature_error(self.network, self.teacher)
-        self.history.seconds += time.perf_counter() - started
         # What is at another bit-width, or whose gates are not live yet, is not what was asked for.
         finished = quantization is None or (quantization.bits == self.bits and self.network.phase != "warm-up")
-        if not finished or (psnr is not None and psnr <= self.history.best_psnr):
+        # PSNR sinks while an adversary teaches texture: the latest weights are the ones that have learned most from it.
+        latest = self.recipe.adversarial_weight > 0
+        if not finished or (psnr is not None and psnr <= self.history.best_psnr and not latest):
             return False
         self.history.best_step, self.history.best_psnr = self.step, -math.inf if psnr is None else psnr
         self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-from . import distributed
+from . import distributed, optimizer_state
 from .adversarial import Adversary
 from .graphs import StepGraph, recorder_for
 from .loss_scaling import LossScale
@@ -45,7 +45,8 @@ class TrainingStep:
         for group in groups:
             # A graph reads its learning rate from a tensor.
             group["lr"] = torch.zeros((), device=self.device) if on_gpu else 0.0
-        self.optimizer = torch.optim.Adam(groups, fused=on_gpu, capturable=on_gpu)
+        # Fused, because only such an optimizer can skip a step while the host does not wait.
+        self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
         self.share()
 
     def share(self) -> None:
@@ -55,6 +56,7 @@ class TrainingStep:
     def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
         """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
 
+        Beside them is "discarded": 1 if the loss or a gradient was not finite and the network has not moved, else 0.
         `situation` names what else decides how the step is computed, such as the bit-width.
         """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -76,9 +78,10 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses["loss"])
         values = distributed.mean(torch.stack(list(losses.values())).detach())
-        self._discard_if_not_finite(values[0])
-        self.optimizer.step()
+        finite = self._is_finite(values[0])
+        self._update(finite)
         means = dict(zip(losses, values, strict=True))
+        means["discarded"] = (~finite).float()
         if self.adversary is not None:
             means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
         return means
@@ -94,48 +97,41 @@ class TrainingStep:
     def _gradients(self) -> list[Tensor]:
         return [each.grad for each in self.objective.network.parameters() if each.grad is not None]
 
-    def _discard_if_not_finite(self, loss: Tensor) -> None:
-        """Keep a loss or gradient that is not finite out of the parameters, so that the culprit can be named later."""
-        gradients = self._gradients()
-        size = torch.stack(torch._foreach_norm([loss, *gradients])).sum()
-        finite = torch.isfinite(size)
-        for gradient in gradients:
-            gradient.copy_(torch.where(finite, gradient, 0))
+    def _is_finite(self, loss: Tensor) -> Tensor:
+        """Whether the loss and all gradients are finite, a 0-d boolean tensor."""
+        return torch.isfinite(torch.stack(torch._foreach_norm([loss, *self._gradients()])).sum())
+
+    def _update(self, finite: Tensor) -> None:
+        """Move the parameters, or leave them and Adam's memory as they are if the step was not `finite`."""
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         if self.loss_scale is not None:
             self.loss_scale.update(finite)
 
     def state(self) -> dict[str, Tensor]:
         """All that changes from step to step, the network apart, by dotted name."""
         tensors = {"sampler": self.sampler.state()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        parts = {"optimizer": optimizer_state.moments(self.optimizer)}
         if self.adversary is not None:
-            tensors |= {f"adversary.{name}": value for name, value in self.adversary.state().items()}
+            parts["adversary"] = self.adversary.state()
         if self.loss_scale is not None:
-            tensors |= {f"loss_scale.{name}": value for name, value in self.loss_scale.state().items()}
-        return tensors
+            parts["loss_scale"] = self.loss_scale.state()
+        return tensors | {f"{kind}.{name}": value for kind, part in parts.items() for name, value in part.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
         self.renew()
         self.sampler.set_state(state["sampler"])
-        optimizer = self.optimizer.state_dict()
-        adversary, loss_scale = {}, {}
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "adversary": {}, "loss_scale": {}}
         for name, value in state.items():
             kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                # Parameters that have had no gradient yet, such as those of bypassed gates, have no moments.
-                index, _, moment = rest.partition(".")
-                optimizer["state"].setdefault(int(index), {})[moment] = value
-            elif kind == "adversary":
-                adversary[rest] = value
-            elif kind == "loss_scale":
-                loss_scale[rest] = value
-        self.optimizer.load_state_dict(optimizer)
+            if rest:
+                parts[kind][rest] = value
+        optimizer_state.restore(self.optimizer, parts["optimizer"])
         if self.adversary is not None:
-            self.adversary.restore(adversary)
-        if self.loss_scale is not None and loss_scale:  # none if the run was in another precision so far
-            self.loss_scale.restore(loss_scale)
+            self.adversary.restore(parts["adversary"])
+        if self.loss_scale is not None and parts["loss_scale"]:  # none if the run was in another precision so far
+            self.loss_scale.restore(parts["loss_scale"])
 
 
 def activation_bounds(network: nn.Module) -> list[nn.Parameter]:

@@ -68,7 +68,7 @@ def cost(claim: Claim) -> str:
     if claim.run:
         return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
     if not claim.command:
-        return "not in the package"
+        return ""
     minutes = 60 * claim.hours
     return f"≈\u00a0{minutes:.1f}\u00a0min" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0h"
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import devices, uniform
 from .benchmark import median_seconds, student_run
-from .conversion import quantize
+from .conversion import quantize, set_phase
 from .initializer import initialize
 from .losses import structured_knowledge_transfer
 from .naive import naive_quantizer
@@ -66,7 +66,7 @@ def throughput(
 
     Defaults are the paper's EDSR ×4; RDN ×4 takes `low_resolution_patch=24`.
     """
-    place = devices.resolve(device)
+    place = devices.current(device)
     torch.manual_seed(0)
     network = build(model, scale, **(architecture or {}))
     run = student_run(network, low_resolution_patch, batch_size, place)
@@ -109,6 +109,7 @@ def official_step(
     low = torch.rand(batch_size, 3, patch, patch, device=device) * 255
     high = F.interpolate(low, scale_factor=network.scale)
     initialize(student, low)
+    set_phase(student, "live")
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-4, foreach=False)
 
     def step() -> None:
@@ -131,9 +132,13 @@ def count_waits(step: Callable[[], object], device: torch.device) -> int:
     """How many times the host waits for the device within one step; on a CPU there is nothing to wait for."""
     if device.type != "cuda":
         return 0
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        step()
-    return sum(event.count for event in profiler.key_averages() if event.key in WAITING)
+
+    def seen(function: Callable[[], object]) -> int:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            function()
+        return sum(event.count for event in profiler.key_averages() if event.key in WAITING)
+
+    return seen(step) - seen(lambda: None)  # the profiler waits itself, before it ends
 
 
 def operations_per_second(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:

@@ -10,7 +10,7 @@ import torch
 
 import ddtb_lite as ddtb
 from ddtb_lite import arguments, checkpoints, datasets, devices, distributed, results
-from ddtb_lite.files import atomic_write
+from ddtb_lite.files import atomic_write, check_folder
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.runs import Diverged
 from ddtb_lite.training import training_images
@@ -22,7 +22,7 @@ def train(options: argparse.Namespace) -> None:
     """Train, score the checkpoint as it is stored, and write both and the result file.
 
     Raises `ValueError` for options that contradict one another, before anything is trained, and `Diverged` once the
-    result file of a run whose loss stopped being finite is written, which has no scores.
+    result file of a run that diverged is written, which has no scores.
     """
     torch.manual_seed(options.seed)
     tests = [name for name in BENCHMARKS if _available(name)] if options.test is None else options.test
@@ -50,6 +50,7 @@ def train(options: argparse.Namespace) -> None:
     source_sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
     recipe = ddtb.Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     if options.publish:
+        check_folder(results.DATA / "results" / out.name)
         _refuse_to_replace_longer(out.name, recipe.steps)
     diverged = None
     try:

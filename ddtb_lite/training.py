@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import datasets, distributed, uniform
+from . import datasets, devices, distributed, uniform
 from .adversarial import PerceptualLoss
 from .networks import SuperResolutionNetwork
 from .packing import is_packed
@@ -37,6 +37,8 @@ def train(
 ) -> History:
     """Train a network in place; it ends with the weights that scored best on held-out training images.
 
+    Adversarial training ends with the last ones, because PSNR does not see what it is after.
+
     A full-precision network minimizes L1; a quantized one also matches its `teacher`, the full-precision network
     it came from (section 8). `data` is a data set's name, a folder, a list of those, or a list of uint8 images
     H×W×3; `recipe` a `Recipe` or the name of a preset. A quantized network that has not been initialized is
@@ -54,7 +56,8 @@ def train(
     `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
 
     Raises `ValueError` for data or networks that do not fit, `runs.Diverged`, naming the layers that went wrong, if
-    the loss stops being finite, and `RuntimeError` if the device's memory is full or another process dies.
+    the loss, a gradient or a parameter stops being finite, and `RuntimeError` if the device's memory is full or another
+    process dies.
     """
     if isinstance(recipe, str):
         recipe = Recipe.preset(recipe, network)
@@ -68,7 +71,13 @@ def train(
     with distributed.started(device) as own_device:
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         folder = None if out is None else RunFolder(Path(out), run.identity)
-        with uniform.compiled(recipe.compile), _stop_requests() as stop, _full_memory_explained(run):
+        with (
+            uniform.compiled(recipe.compile),
+            # Machines are compared by their short runs, and GPUs differ in what they take for float32.
+            devices.true_float32() if run.precision == "fp32" else nullcontext(),
+            _stop_requests() as stop,
+            _full_memory_explained(run),
+        ):
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
     run.finish()
     return run.history

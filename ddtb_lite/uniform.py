@@ -218,6 +218,9 @@ _compile_enabled = False
 
 # Smaller tensors (weights of one layer, a gate's inside) gain nothing, and each new kind costs a compilation.
 SMALLEST_COMPILED = 2**16
+# A kernel is compiled for each combination of shapes, memory format and kind of bounds; past PyTorch's limit of 8 it
+# would run eagerly.
+RECOMPILE_LIMIT = 64
 
 
 @contextmanager
@@ -229,9 +232,7 @@ def compiled(enabled: bool = True) -> Iterator[None]:
     global _compile_enabled
     before = _compile_enabled
     _compile_enabled = enabled
-    # A kernel is compiled for each combination of shapes, memory format and kind of bounds; past PyTorch's limit of 8
-    # it would run eagerly.
-    limit = torch._dynamo.config.patch(recompile_limit=64) if enabled else nullcontext()
+    limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT) if enabled else nullcontext()
     try:
         with limit:
             yield
@@ -240,8 +241,11 @@ def compiled(enabled: bool = True) -> Iterator[None]:
 
 
 def _kernel(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
-    worthwhile = _compile_enabled and x.numel() >= SMALLEST_COMPILED and _compiler_works(x.device.type)
-    return _compiled_kernel(function) if worthwhile else function
+    if not (_compile_enabled and x.numel() >= SMALLEST_COMPILED and _compiler_works(x.device.type)):
+        return function
+    # A GPU's backward pass has a thread of its own, which `compiled` does not reach.
+    torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+    return _compiled_kernel(function)
 
 
 @functools.cache

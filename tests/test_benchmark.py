@@ -19,6 +19,7 @@ from torch import Tensor
 from ddtb_lite import benchmark, networks, uniform
 from ddtb_lite.benchmark import _memory_ratio, _run, median_seconds
 from ddtb_lite.conversion import gated_paths
+from ddtb_lite.graphs import EAGER_STEPS
 from ddtb_lite.naive import naive_quantizer
 from ddtb_lite.quantizers import DualBound, dual_bound
 
@@ -50,9 +51,21 @@ def test_the_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for ratio in ratios.values():
         assert math.isfinite(ratio.value) and ratio.value > 0 and ratio.about
     assert ratios["peak_memory_vs_naive"].value == 0.5
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(benchmark, "PROCESS_STATUS", Path("/nowhere"))
+        assert "peak_memory_vs_naive" not in benchmark.benchmark("cpu", batch_size=2), "only Linux can tell"
     # Without instructions for bf16 the benchmark says so.
     precision = _run(torch.device("cpu"), 2, teacher=False).precision
     assert ("bf16)" if precision == "bf16" else "fp32, no bf16 instructions here") in ratios["step_vs_fp32"].about
+
+
+def test_a_step_is_recorded_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "_synchronize", lambda device: None)
+    calls: list[int] = []
+    for device, before in (("cpu", 1), ("cuda", EAGER_STEPS + 1)):
+        calls.clear()
+        median_seconds([lambda: calls.append(1)], torch.device(device), repeats=2)
+        assert len(calls) == before + 2
 
 
 def test_the_student_that_is_measured(tiny: None) -> None:
@@ -62,11 +75,11 @@ def test_the_student_that_is_measured(tiny: None) -> None:
     assert run.network.quantization is not None and run.network.quantization.bits == 2
     assert run.network.phase == "live"
     assert len(gated_paths(run.network)) == int(0.3 * 6)
-    assert set(run.sums) == {"loss", "l1", "skt"}
+    assert set(run.sums) == {"loss", "l1", "skt", "discarded"}
     assert run.recipe.skt_weight == 1000 and run.recipe.patch_size == 192
     run = _run(torch.device("cpu"), 2, teacher=False)
     run.advance()
-    assert set(run.sums) == {"loss", "l1"}
+    assert set(run.sums) == {"loss", "l1", "discarded"}
 
 
 def test_medians_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

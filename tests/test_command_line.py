@@ -17,9 +17,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+import ddtb_lite
 from ddtb_lite import __main__ as command_line
 from ddtb_lite import build, complexity, evaluate, images, initialize, load, progress, quantize, results, save, upscale
 from ddtb_lite.__main__ import main, parser
+from ddtb_lite.arguments import pairs
 from ddtb_lite.benchmark import Ratio
 from ddtb_lite.experiments import experiments
 from ddtb_lite.networks import SuperResolutionNetwork
@@ -151,7 +153,9 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 # ------------------------------------------------------------------------------------------- end to end
 
 
-def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_training_to_a_picture(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full-precision network, its student, scores, pictures and complexity, each from the files before it."""
     data = str(place.images)
     teacher, student = tmp_path / "teacher", tmp_path / "student"
@@ -199,6 +203,7 @@ def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest
     (printed,) = json.loads(capsys.readouterr().out).values()
     assert printed["psnr"] == expected.psnr and printed["ssim"] == expected.ssim and len(printed["images"]) == 3
     assert set(results.read(stored)) == RESULT_KEYS
+    assert results.read(stored)["checkpoint"] is None, "not a network that the repository carries"
     assert main(arguments) == 0
     assert f"mean       {expected.psnr:6.2f}  {expected.ssim:6.4f}" in capsys.readouterr().out
 
@@ -211,6 +216,12 @@ def test_from_training_to_a_picture(place: Place, tmp_path: Path, capsys: pytest
     assert main(["upscale", str(student / "student.safetensors"), data, "--out", str(many), "--tile", "20"]) == 0
     assert sorted(path.name for path in many.iterdir()) == [f"picture_{index}.png" for index in range(3)]
     assert images.read(many / "picture_2.png").shape == (224, 208, 3)
+    named_like_a_data_set = tmp_path / "photos"
+    named_like_a_data_set.mkdir()
+    (named_like_a_data_set / "mine.png").write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", str(student / "student.safetensors"), "photos", "--out", "large"]) == 0
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["mine.png"]
     capsys.readouterr()
 
     assert main(["complexity", str(student / "student.safetensors")]) == 0
@@ -303,7 +314,7 @@ def test_a_run_that_diverges_leaves_a_result_without_scores(
     monkeypatch.setattr(Run, "advance", spoil)
     out = tmp_path / "run"
     words = ["train", *TINY, *STEPS, "--set", "steps=3", "--data", place.images, "--test", "--out", out]
-    assert "The loss is not finite at step" in failed(words, capsys)
+    assert "The loss or its gradient is not finite at step" in failed(words, capsys)
     result = results.read(out / "run.json")
     assert (result["config"]["diverged_at"], result["scores"], result["checkpoint"]) == (3, {}, None)
     assert not (out / "run.safetensors").exists()
@@ -455,6 +466,17 @@ def test_names_that_are_no_options(words: list[str], message: str, capsys: pytes
     assert message in failed(words, capsys)
 
 
+def test_values_of_settings() -> None:
+    given = ["steps=5", "fixed_bounds=none", "halve_every=null", "precision=fp32", "falling_bits=[[4,1]]"]
+    assert pairs(given) == {
+        "steps": 5,
+        "fixed_bounds": None,
+        "halve_every": None,
+        "precision": "fp32",
+        "falling_bits": [[4, 1]],
+    }
+
+
 def test_a_repeated_option_adds_to_the_first() -> None:
     words = "train --out x --set steps=10 --set patch_size=48 --data A --data B C --architecture n_blocks=2"
     options = parser().parse_args(words.split())
@@ -582,6 +604,15 @@ def test_places_that_cannot_be_written(place: Place, tmp_path: Path, capsys: pyt
         ["evaluate", place.network, "--data", place.images, "--out", blocked / "x.json"],
     ):
         assert "file" in failed(arguments, capsys)
+    with pytest.MonkeyPatch.context() as patched:  # noticed before anything is trained or scored
+        patched.setattr(ddtb_lite, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
+        patched.setattr(ddtb_lite, "train", lambda *_, **__: pytest.fail("something was trained"))
+        patched.setattr(results, "DATA", tmp_path / "no data")
+        for arguments in (
+            ["evaluate", place.network, "--data", place.images, "--out", tmp_path / "nowhere" / "x.json"],
+            ["train", *TINY, *STEPS, "--data", place.images, "--out", tmp_path / "run", "--publish"],
+        ):
+            assert "there is no folder" in failed(arguments, capsys)
     assert "expected an extension among" in failed(
         ["upscale", place.network, source, "--out", tmp_path / "x.gif"], capsys
     )
@@ -636,6 +667,8 @@ def test_settings_that_make_no_sense(
         (["complexity", "--bits", "2", "--gate-ratio", "1.5"], "gate_ratio is 1.5"),
         (["complexity", "--bits", "2", "--gate-ratio", "nan"], "gate_ratio is nan"),
         (["complexity", "--bits", "2", "--percentile", "50"], "percentile is 50"),
+        (["complexity", "--bits", "2", "--method", "pams", "--gate-ratio", "0.3"], "PAMS does without --gate-ratio"),
+        (["complexity", "--bits", "2", "--method", "pams", "--percentile", "95"], "PAMS does without --percentile"),
         (["complexity", "--output-size", "0", "1080"], "output_size"),
         (["evaluate", "bicubic"], "scale"),
         (["evaluate", "bicubic", "--scale", "0"], "scale"),

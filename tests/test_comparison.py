@@ -126,6 +126,23 @@ def test_what_cannot_work_is_refused_before_anything_runs(network, test_set, mon
         run(network, test_set, methods=[])
     with pytest.raises(FileNotFoundError, match="no folder and no data set"):
         run(network, "no such folder")
+    with pytest.raises(ValueError, match="no test set"):
+        comparison.compare(network, [picture(0)], [])
+
+
+def test_a_method_that_diverges_is_a_row_without_scores(network, test_set, monkeypatch) -> None:
+    advance = Run.advance
+
+    def spoiling(self: Run) -> None:
+        advance(self)
+        if self.network.quantization is not None and self.network.quantization.method == "pams":
+            self.network.head[0].weight.data.fill_(math.nan)  # type: ignore[index, operator, union-attr]
+
+    monkeypatch.setattr(Run, "advance", spoiling)
+    rows = run(network, test_set, methods=["pams", "lsq"])
+    assert [row.method for row in rows][-1] == "pams" and not rows[-1].scores and rows[-1].diverged_at
+    assert {row.method for row in rows if row.scores} == {"full precision", "bicubic", "lsq"}
+    assert f"diverged, step {rows[-1].diverged_at}" in table(rows)
 
 
 def row(method: str, bits: int | None, psnr: float, *inside) -> Comparison:

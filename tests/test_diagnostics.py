@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,11 @@ import torch
 import ddtb_lite as ddtb
 from ddtb_lite import diagnostics, ledger
 from ddtb_lite.conversion import activation_quantizers, attach_gates, set_phase
+from ddtb_lite.estimates import outline
+from ddtb_lite.experiments import TRAINING_DATA
+from ddtb_lite.networks import Quantization
+from ddtb_lite.quantizers import METHODS
+from ddtb_lite.recipe import Recipe
 
 
 @pytest.fixture
@@ -94,17 +101,28 @@ def test_the_ledger_has_a_row_for_every_printed_score() -> None:
     tables = ddtb.results.paper_tables()
     claims = ledger.ledger({})
     assert len(claims) == len(tables["main_results"]) + len(tables["table_s2_fully_quantized"])
-    assert ledger.summary(claims) == {"not run": len(claims)}
-    assert all(each.hours > 0 for each in claims)
+    counts = ledger.summary(claims)
+    assert counts.keys() == {"not run", "not here"} and sum(counts.values()) == len(claims)
+    for each in claims:
+        known = each.method.lower() in ("fp", *METHODS)
+        assert each.status == ("not run" if known else "not here")
+        assert (each.hours > 0) == bool(each.command) == known
 
 
 def test_the_ledger_finds_the_run_that_fits_and_no_other() -> None:
+    student = outline("edsr", 4, quantization=Quantization("ddtb", 2))
     quantization = {"method": "ddtb", "bits": 2, "fully": False, "variant": "paper"}
     run = {
         "run": "r",
         "seed": 0,
         "command": "c",
-        "config": {"model": "edsr", "scale": 4, "quantization": quantization, "recipe": {"preset_name": "short"}},
+        "config": {
+            "model": "edsr",
+            "scale": 4,
+            "quantization": quantization,
+            "recipe": json.loads(json.dumps(vars(Recipe.preset("short", student)))),
+            "training_data": list(TRAINING_DATA["short"]),
+        },
         "scores": {"Set5": {"psnr": 29.5}},
     }
     filled = [each for each in ledger.ledger({"r": run}) if each.ours is not None]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import evaluate, evaluation, images, inference, metrics, upscale
+from ddtb_lite import devices, evaluate, evaluation, images, inference, metrics, upscale
 from ddtb_lite.conversion import activation_quantizers, attach_gates, quantize, set_phase
 from ddtb_lite.inference import _halo, _tail_has_gate, _tiles
 from ddtb_lite.initializer import initialize
@@ -190,7 +190,7 @@ def test_cudnn_settings_are_exact_inside_and_restored_after() -> None:
         return convolutions.fp32_precision if convolutions else torch.backends.cudnn.allow_tf32
 
     before = state()
-    with inference._true_float32():
+    with devices.true_float32():
         assert state() in ("ieee", False)
     assert state() == before
 

@@ -295,11 +295,18 @@ def broken(value: float) -> Tensor:
         ([np.zeros((2, 3, 8, 8))], "A batch is ndarray, expected a float tensor"),
         ([torch.rand(0, 3, 8, 8)], "A batch is .*expected"),
         ([torch.rand(2, 3, 0, 8)], "A batch is .*expected"),
+        (torch.rand(1, 3, 8, 8), "a single image, but gates go where the range changes from image to image"),
     ],
 )
 def test_bad_batches(data: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         initialize(quantize(small()), data)  # type: ignore[arg-type]
+
+
+def test_a_single_image_will_do_without_gates_to_place() -> None:
+    for student in (quantize(small(), gate_ratio=0), quantize(small(), "lsq")):
+        initialize(student, torch.rand(1, 3, 8, 8) * 255)
+        assert student.phase == "initialized"
 
 
 def test_a_bad_batch_leaves_the_mode_as_it_was() -> None:
@@ -344,12 +351,12 @@ def test_the_mode_of_each_module_stays() -> None:
     student.get_submodule("body.0").eval()
     modes = [module.training for module in student.modules() if not isinstance(module, nn.Identity)]
     initialize(student, batches(2))
-    kept = [
-        module.training
-        for name, module in student.named_modules()
-        if not isinstance(module, nn.Identity) and ".gate" not in name
-    ]
+    kept, gates = [], []
+    for name, module in student.named_modules():
+        if not isinstance(module, nn.Identity):
+            (gates if ".gate" in name else kept).append(module.training)
     assert kept == modes
+    assert gates and all(gates), "a gate that is new learns with the student"
 
 
 def test_a_fraction_of_layers_is_not_rounded_down_by_floating_point() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from ddtb_lite import Recipe, build, devices, quantize, train
 from ddtb_lite.loss_scaling import GROW_AFTER, LossScale
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.runs import Run
+from ddtb_lite.runs import Diverged, Run
 
 torch.set_num_threads(1)
 
@@ -29,6 +30,7 @@ RECIPE = Recipe(
     compile=False,
 )
 CPU = torch.device("cpu")
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DATA = [
     (str(seed), torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8, generator=generator).numpy())
     for seed, generator in ((seed, torch.Generator().manual_seed(seed)) for seed in range(4))
@@ -99,6 +101,46 @@ def test_an_overflow_changes_no_weight_and_halves_the_scale() -> None:
     assert scale_of(run).factor.item() < 2.0**39
     assert not torch.equal(run.network.head[0].weight, before["head.0.weight"])  # type: ignore[index, union-attr]
     run.check()
+
+
+def test_an_overflow_leaves_adam_as_it_is_too() -> None:
+    """With its memory of earlier gradients it would go on in their direction."""
+    run = run_of()
+    while scale_of(run).factor < 2.0**10 or not run.train_step.optimizer.state:
+        run.advance()
+    scale_of(run).factor.fill_(2.0**60)
+    before = {name: value.clone() for name, value in run.state().group("step.optimizer").items()}
+    weights = {name: value.clone() for name, value in run.network.named_parameters()}
+    run.advance()
+    after = run.state().group("step.optimizer")
+    assert before and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(torch.equal(value, weights[name]) for name, value in run.network.named_parameters())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_fused_optimizer_can_be_told_to_skip_a_step(device: str) -> None:
+    """What `TrainingStep` relies on where the host is not to wait."""
+    parameter = torch.nn.Parameter(torch.ones(3, device=device))
+    adam = torch.optim.Adam([parameter], lr=0.1, fused=True)
+    memories = []
+    for gradient, found in ((1.0, 0.0), (math.nan, 1.0)):
+        parameter.grad = torch.full_like(parameter, gradient)
+        adam.found_inf = torch.tensor(found, device=device)  # type: ignore[attr-defined]
+        adam.step()
+        memories.append([parameter.detach().clone(), *(each.clone() for each in adam.state[parameter].values())])
+    assert all(torch.equal(*pair) for pair in zip(*memories, strict=True))
+    assert not torch.equal(parameter, torch.ones_like(parameter))
+
+
+def test_a_run_whose_gradients_never_become_finite_stops() -> None:
+    run = run_of()
+    run.network.tail[1].bias.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[index, union-attr]
+    for _ in range(16):
+        run.advance()
+    run.check()
+    run.advance()
+    with pytest.raises(Diverged, match="the gradient of tail.1.bias is not finite"):
+        run.check()
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,8 +122,9 @@ def test_srresnets_names(name: str) -> None:
 def test_published_edsr_checkpoints_with_mean_shift_load(scale: int) -> None:
     network = small("edsr", scale)
     published = {name: torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
-    for shift in ("sub_mean", "add_mean"):
-        published |= {f"{shift}.weight": torch.eye(3).view(3, 3, 1, 1), f"{shift}.bias": torch.zeros(3)}
+    mean = 255 * torch.tensor([0.4488, 0.4371, 0.4040])
+    for shift, bias in (("sub_mean", -mean), ("add_mean", mean)):
+        published |= {f"{shift}.weight": torch.eye(3).view(3, 3, 1, 1), f"{shift}.bias": bias}
     names = set(published)
     network.load_state_dict(published)
     assert set(published) == names  # the caller's dictionary stays as it is
@@ -133,6 +134,14 @@ def test_published_edsr_checkpoints_with_mean_shift_load(scale: int) -> None:
         network.load_state_dict({**published, "other.weight": torch.zeros(1)})
     with pytest.raises(RuntimeError, match="Missing key"):
         network.load_state_dict({name: value for name, value in published.items() if name != "head.0.bias"})
+
+
+@pytest.mark.parametrize("change", [{"sub_mean.bias": torch.zeros(3)}, {"add_mean.weight": 2 * torch.eye(3)}])
+def test_another_mean_shift_is_refused(change: dict[str, Tensor]) -> None:
+    """A network that was trained on values of 0…1, say, would give other images in silence."""
+    network = small("edsr", 2)
+    with pytest.raises(RuntimeError, match="_mean is not DIV2K's mean color in 0…255, the only one that is supported"):
+        network.load_state_dict(network.state_dict() | change)
 
 
 # --------------------------------------------------------------------------------------------- forward

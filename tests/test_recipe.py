@@ -227,6 +227,11 @@ def test_values_of_the_wrong_kind(changes: dict[str, object]) -> None:
         Recipe("x", steps=10).override(**changes)
 
 
+def test_falling_bits_need_data_for_the_bounds() -> None:
+    with pytest.raises(ValueError, match="calibration_batches is 0, but with falling_bits"):
+        Recipe("x", steps=10, falling_bits=((4, 2),), calibration_batches=0)
+
+
 def test_a_recipe_survives_json() -> None:
     for recipe in (Recipe.preset("short", student()), Recipe.preset("paper", network())):
         fields = json.loads(json.dumps(vars(recipe)))

@@ -13,7 +13,7 @@ import pytest
 
 from ddtb_lite import ledger, tables
 from ddtb_lite.estimates import outline
-from ddtb_lite.experiments import experiments
+from ddtb_lite.experiments import TRAINING_DATA, experiments
 from ddtb_lite.networks import Quantization
 from ddtb_lite.recipe import Recipe
 
@@ -70,12 +70,17 @@ DONE = {"ours": 29.517, "preset": "short", "run": "edsr_x4_ddtb_2bit", "hours": 
 
 def run(name: str = "r", seed: int = 0, psnr: float = 29.5, **changes: Any) -> dict[str, Any]:
     """A result as the ledger reads it; `changes` go into its quantization, recipe or configuration."""
-    quantization = {"method": "ddtb", "bits": 2, "fully": False, "variant": "paper"}
+    quantization: dict[str, Any] = {"method": "ddtb", "bits": 2, "fully": False, "variant": "paper"}
     quantization |= {"gate_ratio": 0.3, "percentile": 99}
-    recipe = {"preset_name": "short", "warmup_steps": 100, "fixed_bounds": None}
+    quantization |= {key: changes.pop(key) for key in list(changes) if key in quantization}
+    preset = changes.pop("preset_name", "short")
+    student = outline("edsr", 4, quantization=Quantization(**quantization))
+    # JSON's lists for tuples.
+    recipe = json.loads(json.dumps(vars(Recipe.preset(preset, student))))
     config: dict[str, Any] = {"model": "edsr", "scale": 4, "architecture": {"n_blocks": 16, "n_feats": 64}}
+    config["training_data"] = list(TRAINING_DATA[preset])
     for key, value in changes.items():
-        (quantization if key in quantization else recipe if key in recipe else config)[key] = value
+        (recipe if key in recipe else config)[key] = value
     config |= {"quantization": quantization, "recipe": recipe}
     scores = {"Set5": {"psnr": psnr}}
     return {"run": name, "seed": seed, "command": f"train {name}", "config": config, "scores": scores}
@@ -98,7 +103,7 @@ def test_a_table_refuses_a_row_of_another_length() -> None:
 
 def test_a_verdict_has_the_class_that_the_style_sheet_knows() -> None:
     sheet = (Path(__file__).parent.parent / "book/_static/book.css").read_text(encoding="utf-8")
-    for status in ("reproduced", "approximate", "contradicted", "not run"):
+    for status in ("reproduced", "approximate", "contradicted", "not run", "not here"):
         found = re.fullmatch(r'<span class="verdict ([a-z-]+)">(.+)</span>', tables.verdict(status))
         assert found and found.group(2) == status
         assert f".verdict.{found.group(1)}" in sheet
@@ -134,7 +139,7 @@ def test_the_cost_of_a_claim_is_its_run_or_a_price() -> None:
     assert tables.cost(claim(**DONE)).replace("<wbr>", "") == "edsr_x4_ddtb_2bit"
     assert tables.cost(claim(hours=0.025)) == "≈\u00a01.5\u00a0min"
     assert tables.cost(claim(hours=2.04)) == "≈\u00a02.0\u00a0h"
-    assert tables.cost(claim(command="")) == "not in the package"
+    assert tables.cost(claim(command="")) == ""
 
 
 def test_claims_show_paper_ours_difference_and_verdict() -> None:
@@ -147,7 +152,7 @@ def test_claims_show_paper_ours_difference_and_verdict() -> None:
     assert two[3:] == [
         "30.97 / 0.876", "29.52 / 0.836 29.50 ± 0.02 (2)", "-1.45", "short run", "edsr_x4_ddtb_2bit"
     ]  # fmt: skip
-    assert foreign[1] == "A & B" and foreign[-1] == "not in the package"
+    assert foreign[1] == "A & B" and foreign[-2:] == ["not here", ""]
     assert text.count("<pre>") == 2, "one command for each width and method that has one"
 
 
@@ -186,17 +191,18 @@ def test_seeds_are_runs_of_one_configuration_in_their_order() -> None:
 
 
 def paper_run(**changes: Any) -> dict[str, Any]:
-    """A result that the paper's preset leaves, JSON's lists for tuples; `changes` as for `run`."""
-    long = run("p", 1, preset_name="paper")
-    student = outline("edsr", 4, quantization=Quantization(**long["config"]["quantization"]))
-    long["config"]["recipe"] = json.loads(json.dumps(vars(Recipe.preset("paper", student)))) | changes
-    long["config"]["training_data"] = ["DIV2K"]
-    return long
+    """A result that the paper's preset leaves; `changes` as for `run`."""
+    return run("p", 1, preset_name="paper", **changes)
 
 
 def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
     measured = {"a": run("a", 0), "p": paper_run(precision="bf16", save_every=7)}
     assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
+
+
+def test_a_smoke_run_replaces_nothing() -> None:
+    measured = {"a": run("a", 0, preset_name="smoke"), "b": run("b", 1)}
+    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -207,10 +213,14 @@ def test_a_changed_recipe_is_not_the_papers(change: dict[str, Any]) -> None:
     assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
 
 
+@pytest.mark.parametrize("change", [{"training_data": ["T91"]}, {"steps": 790}, {"feature_weight": 0.0}])
+def test_a_changed_short_run_is_no_seed_of_the_others(change: dict[str, Any]) -> None:
+    measured = {"a": run("a", 0), "b": run("b", 1, **change)}
+    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
+
+
 def test_other_training_data_are_not_the_papers() -> None:
-    other = paper_run()
-    other["config"]["training_data"] = ["T91"]
-    assert not ledger.runs_of({"p": other}, "edsr", 4, 2, "ddtb")
+    assert not ledger.runs_of({"p": paper_run(training_data=["T91"])}, "edsr", 4, 2, "ddtb")
 
 
 @pytest.mark.parametrize("method", ["ddtb", "fqsr"])
@@ -243,7 +253,7 @@ def test_ablations_and_reduced_networks_are_no_claim_of_the_main_table(change: d
 
 
 def test_methods_without_gates_are_no_ablations() -> None:
-    peer = run(method="pams", gate_ratio=0.0, warmup_steps=0)
+    peer = run(method="pams", gate_ratio=0.0)
     assert ledger.runs_of({"r": peer}, "edsr", 4, 2, "pams")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 
-from ddtb_lite import build, throughput
+from ddtb_lite import build, quantize, throughput
 from ddtb_lite.benchmark import student_run
 from ddtb_lite.cost import complexity
+from ddtb_lite.networks import SuperResolutionNetwork
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -59,12 +61,21 @@ def test_the_bytes_of_a_step() -> None:
     assert throughput.activation_bytes(run, low, torch.bfloat16) == 2 * (3 * student + teacher)
 
 
-def test_the_official_step_trains(small: None) -> None:
+def test_the_official_step_trains(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    students: list[SuperResolutionNetwork] = []
+
+    def watched(*how: Any) -> SuperResolutionNetwork:
+        students.append(quantize(*how, gate_ratio=1))
+        return students[0]
+
+    monkeypatch.setattr(throughput, "quantize", watched)
     network = build("edsr", 2, **TINY)
     before = [parameter.clone() for parameter in network.parameters()]
     step = throughput.official_step(network, 8, 2, CPU)
     step()
     assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)), "the teacher"
+    gates = [parameter for name, parameter in students[0].named_parameters() if ".gate." in name]
+    assert gates and all(parameter.grad is not None for parameter in gates), "gates are live"
 
 
 def test_speeds_of_a_device_are_positive() -> None:

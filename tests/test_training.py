@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddtb_lite import Recipe, build, evaluate, files, images, initialize, load, quantize, save, train, validation
 from ddtb_lite.__main__ import main
 from ddtb_lite.conversion import activation_quantizers, gated_paths, quantized_convolutions
+from ddtb_lite.diagnostics import bounds
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.patches import PatchSampler
 from ddtb_lite.quantizers import METHODS, DualBound
@@ -777,8 +778,12 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     cut_off(tmp_path, 4)
     remains = tmp_path / ".state.safetensors.0123456789abcdef0123456789abcdef.tmp"
     remains.write_bytes(b"half a state")
+    os.utime(remains, (0, 0))
+    others = tmp_path / ".log.csv.fedcba9876543210fedcba9876543210.tmp"
+    others.write_text("a second process, on the same folder by mistake, is about to rename this")
     start(tmp_path)
-    assert not remains.exists()
+    assert not remains.exists() and others.exists()
+    others.unlink()
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
 
 
@@ -812,7 +817,7 @@ def test_a_loss_that_is_not_finite_names_the_layer(layer: str, monkeypatch: pyte
             dict(run.network.named_parameters())[layer].data.fill_(math.nan)
 
     after_each_step(monkeypatch, spoil)
-    with pytest.raises(RuntimeError, match=f"The loss is not finite at step 3: {layer} is not finite. Start"):
+    with pytest.raises(RuntimeError, match=f"is not finite at step 3: {layer} is not finite. Start"):
         train(student(), DATA, RECIPE, teacher=full_precision(), progress=False, device="cpu")
 
 
@@ -824,7 +829,7 @@ def test_a_state_that_has_diverged_is_not_saved(tmp_path: Path, monkeypatch: pyt
             run.network.head[0].weight.data.fill_(math.nan)  # type: ignore[index, operator, union-attr]
 
     after_each_step(monkeypatch, spoil)
-    with pytest.raises(RuntimeError, match="The loss is not finite"):
+    with pytest.raises(RuntimeError, match="is not finite at step"):
         train(full_precision(), DATA, PLAIN.override(save_every=1), out=tmp_path, progress=False, device="cpu")
     saved = safetensors.torch.load_file(tmp_path / "state.safetensors")
     assert all(value.isfinite().all() for value in saved.values() if value.is_floating_point())
@@ -962,6 +967,20 @@ def test_training_a_trained_student_further_begins_where_it_is(method: str) -> N
     assert run.network.phase == ("live" if method == "ddtb" else "initialized")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_float32_is_float32_on_every_gpu(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs of different machines are compared; cuDNN would round their convolutions to TF32 where it can."""
+
+    def setting() -> object:
+        convolutions = getattr(torch.backends.cudnn, "conv", None)
+        return convolutions.fp32_precision if convolutions else torch.backends.cudnn.allow_tf32
+
+    seen, before = set(), setting()
+    after_each_step(monkeypatch, lambda run: seen.add(setting()))
+    train(full_precision(), DATA, PLAIN.override(precision=precision), progress=False, device="cpu")
+    assert (seen <= {"ieee", False}) == (precision == "fp32") and setting() == before
+
+
 def test_a_run_that_goes_on_in_another_precision_says_so(caplog: pytest.LogCaptureFixture) -> None:
     run = run_of(full_precision(), None, PLAIN)
     run.advance()
@@ -974,6 +993,16 @@ def test_a_run_that_goes_on_in_another_precision_says_so(caplog: pytest.LogCaptu
     assert "This run began in fp32 and goes on in fp16." in caplog.text
     other.advance()
     assert other.step == 2
+    # What the loss scale discards is no sign of divergence, and later on nothing would remember why it was.
+    loss_scale = other.train_step.loss_scale
+    assert loss_scale is not None
+    loss_scale.factor.fill_(2.0**60)
+    other.advance()
+    other.check()
+    back = run_of(full_precision(), None, PLAIN)
+    back.restore(other.state())
+    back.advance()
+    back.check()
 
 
 def test_a_first_bad_step_is_kept_out_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -988,6 +1017,26 @@ def test_a_first_bad_step_is_kept_out_of_the_parameters(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"not finite at step \d: the output of head.0 is not finite\. Start"):
         train(network, DATA, PLAIN, progress=False, device="cpu")
     assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loss stays finite, nothing else would tell that the network has stopped learning."""
+
+    def spoil(run: Run) -> None:
+        if run.step == 1:
+            run.network.tail[1].bias.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[index, union-attr]
+
+    after_each_step(monkeypatch, spoil)
+    with pytest.raises(RuntimeError, match=r"not finite at step \d: the gradient of tail.1.bias is not finite\. Start"):
+        train(full_precision(), DATA, PLAIN, progress=False, device="cpu")
+
+
+def test_bounds_start_at_a_fixed_value_in_a_student_that_came_initialized() -> None:
+    ready = student()
+    initialize(ready, torch.rand(2, 3, 16, 16) * 255)
+    run = run_of(ready, full_precision(), RECIPE.override(fixed_bounds=7.0, falling_bits=()))
+    run.begin()
+    assert set(bounds(run.network).values()) == {(-7.0, 7.0)}
 
 
 def test_bounds_can_start_at_a_fixed_value() -> None:
@@ -1017,6 +1066,7 @@ def test_a_discriminator_trains_along_and_resumes(tmp_path: Path) -> None:
 
     whole, history = run(tmp_path / "whole")
     assert {"adversarial", "perceptual", "discriminator"} <= set(history.rows[0]) and all(called)
+    assert history.best_step == recipe.steps, "PSNR does not choose among networks that an adversary teaches"
     with pytest.MonkeyPatch.context() as patched:
         after_each_step(patched, _cut_at(4))
         with pytest.raises(PowerCut):

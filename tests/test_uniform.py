@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -422,3 +423,15 @@ def test_integers_are_refused() -> None:
 def test_wrong_percentile(percent: float) -> None:
     with pytest.raises(ValueError, match="expected 0 to 100"):
         percentile(torch.zeros(3), percent)
+
+
+def test_the_limit_of_compiled_kernels_holds_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's backward pass runs in a thread of its own, and settings may belong to a thread."""
+    monkeypatch.setattr(uniform, "_compiler_works", lambda device: True)
+    monkeypatch.setattr(uniform, "_compiled_kernel", lambda function: torch._dynamo.config.recompile_limit)
+    seen: list[object] = []
+    with uniform.compiled():
+        thread = threading.Thread(target=lambda: seen.append(uniform._kernel(abs, torch.zeros(2**16))))
+        thread.start()
+        thread.join()
+    assert seen == [uniform.RECOMPILE_LIMIT]

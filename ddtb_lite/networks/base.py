@@ -84,6 +84,12 @@ class SuperResolutionNetwork(nn.Module):
         """The tensors that conversion quantizes; the one place that says so for this architecture."""
         raise NotImplementedError
 
+    @property
+    def points(self) -> QuantizationPoints:
+        """The tensors that are quantized in this network; in full precision those that `quantize` would by default."""
+        how = self.quantization
+        return self.quantization_points() if how is None else self.quantization_points(how.variant, how.fully)
+
     def block_names(self) -> Sequence[str]:
         """Paths of the residual (dense) blocks, in the order in which they run."""
         raise NotImplementedError

@@ -132,8 +132,20 @@ class EDSR(SuperResolutionNetwork):
         return QuantizationPoints(tuple(activations), tuple(weights))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # EDSR-PyTorch stores its fixed mean shift as 1×1 convolutions; ours is a constant.
-        for shift in ("sub_mean", "add_mean"):
-            for kind in ("weight", "bias"):
-                state_dict.pop(f"{prefix}{shift}.{kind}", None)
+        # EDSR-PyTorch stores its fixed mean shift as 1×1 convolutions. Ours is a constant, and another one would give
+        # other images.
+        *_, errors = args
+        for shift, sign in (("sub_mean", -1), ("add_mean", 1)):
+            weight, bias = (state_dict.pop(f"{prefix}{shift}.{kind}", None) for kind in ("weight", "bias"))
+            mean = sign * 255 * torch.tensor(DIV2K_MEAN)
+            if not (_close(weight, torch.eye(3), 1e-3) and _close(bias, mean, 0.3)):
+                errors.append(f"{shift} is not DIV2K's mean color in 0…255, the only one that is supported")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _close(stored: Tensor | None, expected: Tensor, tolerance: float) -> bool:
+    """Whether stored numbers, if there are any, are the expected ones, in whatever shape."""
+    if stored is None:
+        return True
+    values = stored.detach().cpu().float().flatten()
+    return len(values) == expected.numel() and torch.allclose(values, expected.flatten(), rtol=0, atol=tolerance)

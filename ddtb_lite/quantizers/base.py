@@ -109,10 +109,11 @@ class Method:
 
     `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is
     the network's default for weights, for the methods that use one. `learning_rate` and
-    `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not
-    carried over). With `calibrates_in_full_precision` bounds start from what the network computes before anything
-    is quantized, otherwise from what the layers before, already quantized, produce. Training adds
-    `quantization_loss_weight` times the sum of all values of `quantization_error` to its loss.
+    `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not carried
+    over). With `cuts_tails` bounds start at a percentile of the activations. With `calibrates_in_full_precision`
+    bounds start from what the network computes before anything is quantized, otherwise from what the layers before,
+    already quantized, produce. Training adds `quantization_loss_weight` times the sum of all values of
+    `quantization_error` to its loss.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Method:
     lowest_bits: int = 2
     highest_bits: int = 8
     gated: bool = False
+    cuts_tails: bool = False
     learning_rate: float | None = None
     bound_learning_rate: float | None = None
     calibrates_in_full_precision: bool = False

@@ -74,4 +74,4 @@ def _weight(bits: int, percentile: float) -> DoReFaWeight:
     return DoReFaWeight(bits)
 
 
-METHOD = Method("dorefa", "DoReFa-Net", _activation, _weight)
+METHOD = Method("dorefa", "DoReFa-Net", _activation, _weight, cuts_tails=True)

@@ -85,4 +85,4 @@ def _activation(bits: int, point: ActivationPoint, variant: str) -> DualBound:
     return DualBound(bits, variant)
 
 
-METHOD = Method("ddtb", "Dynamic dual trainable bounds", _activation, PercentileWeight, gated=True)
+METHOD = Method("ddtb", "Dynamic dual trainable bounds", _activation, PercentileWeight, gated=True, cuts_tails=True)

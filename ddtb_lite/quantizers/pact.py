@@ -54,4 +54,4 @@ def _weight(bits: int, percentile: float) -> DoReFaWeight:
     return DoReFaWeight(bits)
 
 
-METHOD = Method("pact", "PACT", _activation, _weight)
+METHOD = Method("pact", "PACT", _activation, _weight, cuts_tails=True)
