@@ -19,6 +19,7 @@ from . import estimates, progress, results
 from .arguments import Collect
 from .files import atomic_write
 from .networks import Quantization, SuperResolutionNetwork
+from .recipe import Recipe
 
 # What each preset trains on.
 TRAINING_DATA = {
@@ -44,9 +45,11 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "percentile_99.9": ("--percentile", "99.9"),
     "all_gates": ("--gate-ratio", "1"),
 }
-# Percentiles by bit-width at which DDTB's bounds start closer than the paper's 99: they fit few levels better, and are
-# compared with LSQ, so they need as many seeds.
-CLOSER_STARTS = {2: 95, 3: 97}
+# At this percentile the bounds start closer than at the paper's 99th, which fits the four levels of 2 bits better. That
+# start is compared with LSQ, so it needs as many seeds.
+CLOSER_START = "percentile_95"
+# What a short 2-bit run says of DDTB and LSQ may be due to its shortness: both are run this many times as long too.
+LONGER = 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Experiment:
 
     Without `bits` and `method` it is in full precision. `teacher` and `start` name the experiments whose
     networks it needs, `architecture` gives depth and width where they are not the paper's, `options` are
-    further options of `python -m ddtb_lite train`.
+    further options of `python -m ddtb_lite train`. It takes `times` as many steps as its preset says.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Experiment:
     seed: int = 0
     architecture: tuple[tuple[str, int], ...] = ()
     options: tuple[str, ...] = ()
+    times: int = 1
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -97,7 +101,9 @@ class Experiment:
         words += ["--fully"] if self.fully else []
         words += ["--teacher"] if self.teacher else ["--start-from"] if self.start else []
         words += self.inputs(folder, shipped)
-        words += ["--preset", preset, *self.options, "--data", *TRAINING_DATA[preset]]
+        words += ["--preset", preset, *self.options]
+        words += ["--set", f"steps={self.steps(preset)}"] if self.times > 1 else []
+        words += ["--data", *TRAINING_DATA[preset]]
         words += ["--test", *TEST_DATA[preset]] if preset in TEST_DATA else []
         return [*words, "--seed", str(self.seed), "--out", f"{folder}/{self.name}"]
 
@@ -117,9 +123,14 @@ class Experiment:
         """Its network as an `estimates.outline`."""
         return estimates.outline(self.model, self.scale, dict(self.architecture), self.quantization)
 
+    def steps(self, preset: str) -> int:
+        """How many steps it takes; no option changes their number."""
+        return self.times * Recipe.preset(preset, self.network).steps
+
     def hours(self, preset: str, measured: Iterable[dict[str, Any]] = ()) -> float | None:
-        """What it takes, as `estimates.hours`; no option changes the number of steps."""
-        return estimates.hours(self.network, preset, measured)
+        """What it takes, as `estimates.hours`."""
+        once = estimates.hours(self.network, preset, measured)
+        return once and self.times * once
 
 
 @functools.cache
@@ -143,12 +154,11 @@ def _all() -> Iterator[Experiment]:
         yield replace(_student("seeds", "edsr", 4, bits, method, f"seed{seed}"), seed=seed)
     for ending, options in ABLATIONS.items():
         yield replace(_student("ablations", "edsr", 4, 2, "ddtb", ending), options=options)
-    for (bits, percent), seed in itertools.product(CLOSER_STARTS.items(), (0, 1, 2)):
-        if (bits, seed) == (2, 0):
-            continue  # it is among the ablations
-        ending = f"percentile_{percent}" + (f"_seed{seed}" if seed else "")
-        student = _student("ablations", "edsr", 4, bits, "ddtb", ending)
-        yield replace(student, seed=seed, options=("--percentile", str(percent)))
+    for seed in (1, 2):  # the first is among the ablations
+        student = _student("ablations", "edsr", 4, 2, "ddtb", f"{CLOSER_START}_seed{seed}")
+        yield replace(student, seed=seed, options=ABLATIONS[CLOSER_START])
+    for method in ("ddtb", "lsq"):
+        yield replace(_student("ablations", "edsr", 4, 2, method, "longer"), times=LONGER)
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
         options = ("--percentile", str(FULLY_PERCENTILE)) if method == "ddtb" else ()
         yield replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, options=options)

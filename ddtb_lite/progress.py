@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 
 from . import results
-from .recipe import Recipe
 
 if TYPE_CHECKING:  # the list of experiments prints its own progress
     from .experiments import Experiment
@@ -67,7 +66,7 @@ def listing(
             state = "missing" if step is None else f"under way, at step {step}"
             hours = each.hours(preset, timed)
             if hours is not None:
-                hours *= 1 - min(1, (step or 0) / Recipe.preset(preset, each.network).steps)
+                hours *= 1 - min(1, (step or 0) / each.steps(preset))
                 state += f", {_duration(hours)}"
                 left += hours
         lines.append(f"{each.purpose:16s} {each.name:40s} {state}")

@@ -158,7 +158,7 @@ def test_options_are_ones_that_training_takes() -> None:
         options = parser().parse_args(each.arguments("short"))
         student = quantized(small, options)
         made.append((student.quantization, Recipe.preset("short", student).override(**pairs(options.set))))
-    assert len(ablations) == 13 and len({each.options for each in ablations}) == 9
+    assert len(ablations) == 12 and len({each.options for each in ablations}) == 9
     assert all(each != made[0] for each in made[1:])
     assert len({each.seed for each in ALL.values() if each.name.startswith("edsr_x4_lsq_3bit")}) == 3
 
@@ -229,6 +229,14 @@ def test_hours_of_shorter_presets_follow_the_median_of_measured_speeds() -> None
     assert ALL["edsr_x4"].hours("short", timed) == pytest.approx(0.75 * teacher / student)
     assert ALL["edsr_x4"].hours("short", []) is None
     assert ALL["edsr_x4"].hours("short", [result("edsr_x4", "paper")]) is None
+
+
+def test_a_longer_run_takes_as_many_times_the_steps_and_the_hours() -> None:
+    longer, usual = ALL["edsr_x4_lsq_2bit_longer"], ALL["edsr_x4_lsq_2bit"]
+    assert longer.steps("short") == 2400 and usual.steps("short") == 800
+    assert "--set steps=2400" in longer.command("short") and "steps=" not in usual.command("short")
+    assert longer.hours("paper") == pytest.approx(3 * usual.hours("paper"))
+    assert longer.hours("short", []) is None
 
 
 def test_an_outline_is_enough_to_count_and_to_choose_a_recipe() -> None:
