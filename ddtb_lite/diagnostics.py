@@ -47,14 +47,17 @@ def quantization_errors(
     """Mean squared error of each activation quantizer on given activations, by path.
 
     With the activations of the full-precision network (`quantizer_inputs(teacher, batch)`) different methods are
-    compared on the same data. `relative` divides by the activation's variance: 1 is as good as its mean.
+    compared on the same data. `relative` divides by the activation's variance: 1 is as good as its mean. What is met
+    exactly has error 0, also where nothing but one value arrives.
     """
     errors = {}
     with torch.no_grad(), eval_mode(student):
         for path, quantizer in activation_quantizers(student).items():
             x = activations[path]
             error = (quantizer(x) - x).double().pow(2).mean()
-            errors[path] = (error / x.double().var(correction=0) if relative else error).item()
+            if relative and error != 0:
+                error = error / x.double().var(correction=0)
+            errors[path] = error.item()
     return errors
 
 

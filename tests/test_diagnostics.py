@@ -60,6 +60,19 @@ def test_quantization_error_against_numpy(network, batch) -> None:
         assert errors[path] == pytest.approx(np.mean((expected - x) ** 2) / np.var(x), rel=1e-3)
 
 
+def test_quantization_error_where_one_value_arrives(network, batch) -> None:
+    """Met exactly, it has error 0; missed, no mean could be worse; and what is not a number is not hidden."""
+    student = ddtb.quantize(network, "ddtb", 2)
+    ddtb.initialize(student, batch)
+    activations = diagnostics.quantizer_inputs(network, batch)
+    (met, _), (missed, other), (broken, _), *_ = activation_quantizers(student).items()
+    activations[met] = torch.zeros_like(activations[met])
+    activations[missed] = torch.full_like(activations[missed], 2 * other.upper.item())
+    activations[broken] = torch.full_like(activations[broken], torch.nan)
+    errors = diagnostics.quantization_errors(student, activations)
+    assert errors[met] == 0 and np.isinf(errors[missed]) and np.isnan(errors[broken])
+
+
 def test_gate_outputs_are_what_a_live_gate_multiplies_with(network, batch) -> None:
     student = ddtb.quantize(network, "ddtb", 2)
     ddtb.initialize(student, batch)
