@@ -49,7 +49,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 # start is compared with LSQ, so it needs as many seeds.
 CLOSER_START = "percentile_95"
 # What a short 2-bit run says of DDTB and LSQ may be due to its shortness: both are run this many times as long too.
-LONGER = 3
+LONGER = 2
 
 
 @dataclass(frozen=True)

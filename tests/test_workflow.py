@@ -233,9 +233,9 @@ def test_hours_of_shorter_presets_follow_the_median_of_measured_speeds() -> None
 
 def test_a_longer_run_takes_as_many_times_the_steps_and_the_hours() -> None:
     longer, usual = ALL["edsr_x4_lsq_2bit_longer"], ALL["edsr_x4_lsq_2bit"]
-    assert longer.steps("short") == 2400 and usual.steps("short") == 800
-    assert "--set steps=2400" in longer.command("short") and "steps=" not in usual.command("short")
-    assert longer.hours("paper") == pytest.approx(3 * usual.hours("paper"))
+    assert longer.steps("short") == 1600 and usual.steps("short") == 800
+    assert "--set steps=1600" in longer.command("short") and "steps=" not in usual.command("short")
+    assert longer.hours("paper") == pytest.approx(2 * usual.hours("paper"))
     assert longer.hours("short", []) is None
 
 
