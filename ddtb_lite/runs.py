@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import distributed
 from .adversarial import Adversary, PerceptualLoss
-from .conversion import activation_quantizers, attach_gates, gated_paths, number_of_gates, set_bits, set_phase
+from .conversion import activation_quantizers, attach_gates, gated_paths, set_bits, set_phase
 from .devices import training_precision
 from .diagnostics import bounds, explain_divergence
 from .evaluation import smallest_side
@@ -22,6 +22,7 @@ from .initializer import initialize, initialize_bounds
 from .losses import Objective
 from .networks import SuperResolutionNetwork
 from .patches import PatchSampler
+from .preconditions import check_gates, check_teacher
 from .quantizers import DualBound
 from .recipe import Recipe
 from .run_folder import RunState, identity
@@ -80,10 +81,10 @@ class Run:
             if each is not None:
                 each.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if teacher is not None:
-            _check_teacher(teacher, network)
+            check_teacher(teacher, network)
             teacher.eval()
         network.checkpointing = recipe.checkpointing
-        _check_gates(network, recipe)
+        check_gates(network, recipe)
         held_out, kept = split(data, recipe.validation_images, smallest_side(network.scale, network.scale))
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed, device, recipe.placement
@@ -282,28 +283,3 @@ class Run:
     def _calibration_batches(self, count: int) -> Iterator[Tensor]:
         for _ in range(count):
             yield self.sampler.sample(self.recipe.batch_size)[0]
-
-
-def _check_gates(network: SuperResolutionNetwork, recipe: Recipe) -> None:
-    """Raise `ValueError` now for what would stop training at the warm-up of the gates, or leave them unused."""
-    if network.quantization is None or network.phase == "live" or not number_of_gates(network):
-        return
-    if recipe.batch_size < 2:
-        raise ValueError(f"batch_size is {recipe.batch_size}, but a gate's batch norm needs at least two images.")
-    own = recipe.steps - sum(steps for _, steps in recipe.falling_bits)
-    if recipe.warmup_steps >= own:
-        raise ValueError(
-            f"warmup_steps is {recipe.warmup_steps}, but the student has its own bit-width for {own} steps only: its "
-            "gates would never act."
-        )
-
-
-def _check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetwork) -> None:
-    kinds = [(each.name, each.scale, each.architecture) for each in (teacher, network)]
-    if kinds[0] != kinds[1] or teacher.quantization is not None:
-        width = "" if teacher.quantization is None else f" at {teacher.quantization.bits} bits"
-        raise ValueError(
-            f"The teacher is {teacher.name} ×{teacher.scale} {teacher.architecture}{width}, the student "
-            f"{network.name} ×{network.scale} {network.architecture}; expected the full-precision network "
-            "that the student came from."
-        )
