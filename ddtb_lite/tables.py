@@ -86,14 +86,18 @@ CLAIM_COLUMNS = {
 
 
 def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
-    """Claims of one network, paper's value beside ours, and the command of each below.
+    """Claims of one network, paper's value beside ours, and below the commands: of runs, and of what was not run.
 
     Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. Where
     several seeds ran, ours is the first one's, with mean ± standard deviation of all below it.
     """
     rows = sorted(rows, key=lambda claim: (-claim.bits, claim.method != "DDTB", claim.method))
     cells = [_claim(claim) for claim in rows] + [row for result in here for row in _here(result, rows)]
-    named = {f"{claim.bits} bits, {claim.method}": claim.command for claim in rows if claim.command}
+    named = {
+        f"{claim.bits} bits, {claim.method}{'' if claim.run else ', not run'}": claim.command
+        for claim in rows
+        if claim.command
+    }
     named |= {
         f"{result['config']['quantization']['bits']} bits, this page": result["command"] for result in here
     }

@@ -156,6 +156,14 @@ def test_claims_show_paper_ours_difference_and_verdict() -> None:
     assert text.count("<pre>") == 2, "one command for each width and method that has one"
 
 
+def test_the_command_behind_a_number_is_that_of_its_run() -> None:
+    """Also where the same configuration has not been scored on another set."""
+    filled = claim(**DONE, command="python -m ddtb_lite train --preset short")
+    text = tables.claims([filled, claim(dataset="Urban100", command="python -m ddtb_lite train --preset paper")]).data
+    assert "<p>2 bits, DDTB</p><pre>python -m ddtb_lite train --preset short</pre>" in text
+    assert "<p>2 bits, DDTB, not run</p><pre>python -m ddtb_lite train --preset paper</pre>" in text
+
+
 def test_a_result_made_on_the_page_is_a_marked_row_beside_the_printed_number() -> None:
     made = run(preset_name="smoke")
     made["scores"] = {"Set5": {"psnr": 28.6, "ssim": 0.79}, "photos": {"psnr": 27.0, "ssim": 0.7}}
