@@ -117,6 +117,14 @@ def test_the_grid_is_the_papers() -> None:
     assert len(fully) == 12 and {each.purpose for each in fully} == {"fully quantized"}
 
 
+def test_srgan_alone_meets_a_discriminator() -> None:
+    """The generator is SRResNet: trained for PSNR alone, the run would be SRResNet's under another name."""
+    adversarial = {
+        each.name for each in ALL.values() if "adversarial_weight=1" in parser().parse_args(each.arguments("short")).set
+    }
+    assert adversarial == {"srgan_x2", "srgan_x4"}
+
+
 def test_every_printed_score_has_its_run() -> None:
     """Found by name, independently of how the ledger looks for it."""
     for table, rows in results.paper_tables().items():
@@ -158,7 +166,7 @@ def test_options_are_ones_that_training_takes() -> None:
         options = parser().parse_args(each.arguments("short"))
         student = quantized(small, options)
         made.append((student.quantization, Recipe.preset("short", student).override(**pairs(options.set))))
-    assert len(ablations) == 12 and len({each.options for each in ablations}) == 9
+    assert len(ablations) == 15 and len({each.options for each in ablations}) == 10
     assert all(each != made[0] for each in made[1:])
     assert len({each.seed for each in ALL.values() if each.name.startswith("edsr_x4_lsq_3bit")}) == 3
 
@@ -199,6 +207,7 @@ def test_a_selection_brings_what_it_needs() -> None:
         "srgan_x2_fqsr_4bit_fully",
     ]
     assert names(select({"purpose": ["full precision"], "model": ["rdn"]})) == ["rdn_x2", "rdn_x4"]
+    assert names(select({"purpose": ["full precision"], "model": ["srresnet"], "scale": [4]})) == ["srresnet_x4"]
     with pytest.raises(ValueError, match=r"No run has model \['rdn'\], purpose \['ablations'\]"):
         select({"model": ["rdn"], "purpose": ["ablations"]})
 
