@@ -54,6 +54,8 @@ def listing(
 
     `done` are results by name, `timed` those whose speed the estimates are based on.
     """
+    chosen = list(chosen)
+    width = max(len(each.name) for each in chosen)
     lines, left = [], 0.0
     for each in chosen:
         if result := done.get(each.name):
@@ -69,7 +71,7 @@ def listing(
                 hours *= 1 - min(1, (step or 0) / each.steps(preset))
                 state += f", {_duration(hours)}"
                 left += hours
-        lines.append(f"{each.purpose:16s} {each.name:40s} {state}")
+        lines.append(f"{each.purpose:16s} {each.name:{width}s} {state}")
     if left:
         basis = "on one H100, by arithmetic" if preset == "paper" else "at the speed of runs that are done"
         lines.append(f"All that is left: {_duration(left)} {basis}.")

@@ -176,6 +176,9 @@ def test_a_small_network_is_told_to_the_full_precision_run_only() -> None:
     assert small.architecture == ["D=4", "C=4"]
     student = parser().parse_args(ALL["rdn_d4c4_x4_ddtb_3bit_fixed_start_seed1"].arguments("short"))
     assert student.architecture == [] and student.set == ["fixed_bounds=10"] and student.seed == 1
+    slow = parser().parse_args(ALL["rdn_d4c4_x4_ddtb_3bit_fixed_start_paper_rate_seed0"].arguments("short"))
+    assert slow.set == ["fixed_bounds=10", "bound_learning_rate=0.01"]
+    assert Recipe.preset("paper", ALL["rdn_d4c4_x4_ddtb_3bit_seed0"].network).bound_learning_rate == 0.01
 
 
 def test_shipped_networks_are_read_from_the_package() -> None:
