@@ -33,8 +33,8 @@ TEST_DATA = {"smoke": ("photos",)}
 PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
 # The architecture's own percentile clips the shortcuts of a fully quantized network, which carry the picture itself.
 FULLY_PERCENTILE = 99.9
-# SRGAN's own balance of pixels and discriminator, see `adversarial.Adversary`, without the VGG loss.
-ADVERSARIAL = ("--set", "adversarial_weight=1")
+# SRGAN's own balance of pixels and discriminator, see `adversarial.Adversary`, without the VGG loss; and its rate.
+ADVERSARIAL = ("--set", "adversarial_weight=1", "--set", "learning_rate=1e-4")
 SMALL_RDN = (("D", 4), ("C", 4))
 # The short preset's bounds learn faster than the paper's, which helps a start that is far off.
 PAPER_RATE = ("--set", "bound_learning_rate=0.01")
