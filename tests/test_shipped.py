@@ -20,7 +20,12 @@ SHIPPED = {run: result for run, result in RESULTS.items() if result["checkpoint"
 each_run = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 each_network = pytest.mark.parametrize("result", SHIPPED.values(), ids=SHIPPED)
 # No page loads these, nor students with another seed than 0: all together the networks shall stay below 40 MB.
-NOT_KEPT = {"edsr_x4_ddtb_2bit_no_warmup", "edsr_x4_ddtb_2bit_percentile_99.9"}
+NOT_KEPT = {
+    "edsr_x4_ddtb_2bit_no_warmup",
+    "edsr_x4_ddtb_2bit_percentile_99.9",
+    "rdn_d4c4_x4_ddtb_3bit_seed0",
+    "rdn_d4c4_x4_ddtb_3bit_fixed_start_seed0",
+}
 WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs Set5, in the folder $DDTB_DATA")
 
 
