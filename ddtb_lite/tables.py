@@ -70,7 +70,7 @@ def cost(claim: Claim) -> str:
     if not claim.command:
         return ""
     minutes = 60 * claim.hours
-    return f"≈\u00a0{minutes:.1f}\u00a0min" if minutes < 60 else f"≈\u00a0{claim.hours:.1f}\u00a0h"
+    return f"{minutes:.1f}\u00a0min" if minutes < 60 else f"{claim.hours:.1f}\u00a0h"
 
 
 CLAIM_COLUMNS = {
@@ -81,7 +81,7 @@ CLAIM_COLUMNS = {
     "ours [dB / SSIM]": "number",
     "difference [dB]": "number",
     "verdict": "",
-    "run, or its cost on an H100": "",
+    "run, or its cost on an H100, at least": "",
 }
 
 
@@ -166,7 +166,7 @@ def commands(named: Mapping[str, str]) -> HTML:
 def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) -> HTML:
     """Experiments that were not run: verdict and cost of each, and their commands below.
 
-    A short run is priced at the speed of the `measured` ones, the paper's at an H100's, by arithmetic.
+    A short run is priced at the speed of the `measured` ones, the paper's at an H100's, by arithmetic: a lower bound.
     """
     if not runs:
         return HTML("<p>Nothing is missing.</p>")
@@ -179,7 +179,7 @@ def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) 
         "run": "",
         "verdict": "",
         "short run [minutes, at our speed]": "number",
-        "paper's [H100-minutes]": "number",
+        "paper's [H100-minutes, at least]": "number",
     }
     named = {run.name: run.command("short") for run in runs}
     return HTML(table(columns, rows).data + commands(named).data)

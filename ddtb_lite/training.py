@@ -55,6 +55,8 @@ def train(
     process trains, up to the order of sums in floating point, and may continue its run, as it may continue theirs.
     `batch_size` must be a multiple of N. Process 0 alone writes and shows progress.
 
+    However it ends, `network` and `teacher` are back on the device where they were.
+
     Raises `ValueError` for data or networks that do not fit, `runs.Diverged`, naming the layers that went wrong, if
     the loss, a gradient or a parameter stops being finite, and `RuntimeError` if the device's memory is full or another
     process dies.
@@ -68,7 +70,7 @@ def train(
         )
     if perceptual is not None and not recipe.adversarial_weight:
         raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
-    with distributed.started(device) as own_device:
+    with distributed.started(device) as own_device, _brought_back(network, teacher):
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         folder = None if out is None else RunFolder(Path(out), run.identity)
         with (
@@ -79,7 +81,7 @@ def train(
             _full_memory_explained(run),
         ):
             _to_the_end(run, folder, stop, progress and distributed.rank() == 0)
-    run.finish()
+        run.finish()
     return run.history
 
 
@@ -123,6 +125,17 @@ def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]
     if isinstance(data, (list, tuple)) and data and all(isinstance(each, (str, Path)) for each in data):
         return [image for each in data for image in datasets.load(each)]
     return datasets.load(data)
+
+
+@contextmanager
+def _brought_back(*networks: SuperResolutionNetwork | None) -> Iterator[None]:
+    """Return networks to the device where they were: what follows a training should not depend on where it ran."""
+    homes = [(each, each.device) for each in networks if each is not None]
+    try:
+        yield
+    finally:
+        for each, device in homes:
+            each.to(device)
 
 
 @contextmanager
