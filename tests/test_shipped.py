@@ -13,6 +13,7 @@ import pytest
 
 from ddtb_lite import arguments, build, checkpoints, datasets, evaluate, load, results
 from ddtb_lite.__main__ import parser
+from ddtb_lite.experiments import PEERS
 from ddtb_lite.recipe import Recipe
 
 RESULTS = results.all_results()
@@ -25,6 +26,10 @@ NOT_KEPT = {
     "edsr_x4_ddtb_2bit_percentile_99.9",
     "rdn_d4c4_x4_ddtb_3bit_seed0",
     "rdn_d4c4_x4_ddtb_3bit_fixed_start_seed0",
+    "rdn_d4c4_x4_ddtb_3bit_paper_rate_seed0",
+    "rdn_d4c4_x4_ddtb_3bit_fixed_start_paper_rate_seed0",
+    *(f"edsr_x4_{method}_4bit" for method in PEERS),
+    "edsr_x4_ddtb_2bit_percentile_95_no_gate",
 }
 WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs Set5, in the folder $DDTB_DATA")
 
