@@ -55,7 +55,7 @@ def listing(
     `done` are results by name, `timed` those whose speed the estimates are based on.
     """
     chosen = list(chosen)
-    width = max(len(each.name) for each in chosen)
+    width = max((len(each.name) for each in chosen), default=0)
     lines, left = [], 0.0
     for each in chosen:
         if result := done.get(each.name):

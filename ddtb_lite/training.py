@@ -70,7 +70,7 @@ def train(
         )
     if perceptual is not None and not recipe.adversarial_weight:
         raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
-    with distributed.started(device) as own_device, _brought_back(network, teacher):
+    with distributed.started(device) as own_device, brought_back(network, teacher):
         run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
         folder = None if out is None else RunFolder(Path(out), run.identity)
         with (
@@ -128,7 +128,7 @@ def training_images(data: str | Path | Sequence) -> list[tuple[str, np.ndarray]]
 
 
 @contextmanager
-def _brought_back(*networks: SuperResolutionNetwork | None) -> Iterator[None]:
+def brought_back(*networks: SuperResolutionNetwork | None) -> Iterator[None]:
     """Return networks to the device where they were: what follows a training should not depend on where it ran."""
     homes = [(each, each.device) for each in networks if each is not None]
     try:

@@ -33,6 +33,7 @@ from ddtb_lite.quantizers import METHODS, DualBound
 from ddtb_lite.run_folder import RunFolder
 from ddtb_lite.runs import History, Run
 from ddtb_lite.steps import activation_bounds
+from ddtb_lite.training import brought_back
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 
@@ -1106,3 +1107,12 @@ def test_full_memory_says_what_to_do_and_keeps_the_last_state(
             start(tmp_path)
     network, _ = start(tmp_path)
     assert equal(state_of(network), uninterrupted["student"][0])
+
+
+def test_networks_return_to_the_device_where_they_were() -> None:
+    with torch.device("meta"):  # a device that every machine has, beside the CPU
+        network = full_precision()
+    with pytest.raises(PowerCut), brought_back(network, None):
+        network.to_empty(device="cpu")
+        raise PowerCut
+    assert network.device == torch.device("meta")
