@@ -107,7 +107,7 @@ def test_the_grid_is_the_papers() -> None:
         for bits in (2, 3, 4)
         for method in methods
     }
-    fully = [each for each in ALL.values() if each.fully]
+    fully = [each for each in ALL.values() if each.fully and not each.seed]
     assert {(each.model, each.scale, each.bits, each.method) for each in fully} == {
         (model, scale, 4, method)
         for model in ("edsr", "srresnet", "srgan")
