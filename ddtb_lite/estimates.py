@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,9 +36,9 @@ def hours(network: SuperResolutionNetwork, preset: str, measured: Iterable[dict[
     """Hours of training by a preset, start-up and scoring not counted; `network` may be an `outline`.
 
     The paper's preset is for one H100, by arithmetic; a shorter one goes at the median speed of the `measured`
-    results of shorter presets, and is None without any.
+    results of shorter presets, of the same model's where it has any, and is None without any.
     """
-    speed = H100_OPERATIONS_PER_SECOND if preset == "paper" else _speed(measured)
+    speed = H100_OPERATIONS_PER_SECOND if preset == "paper" else _speed(network.name, measured)
     return operations(network, Recipe.preset(preset, network)) / speed / 3600 if speed else None
 
 
@@ -54,16 +56,18 @@ def _operations(network: SuperResolutionNetwork, recipe: Mapping[str, Any]) -> f
     return passes * 2 * macs * recipe["batch_size"] * recipe["steps"]
 
 
-def _speed(measured: Iterable[dict[str, Any]]) -> float | None:
+def _speed(model: str, measured: Iterable[dict[str, Any]]) -> float | None:
     """Operations a second."""
-    speeds = []
+    speeds: dict[str, list[float]] = defaultdict(list)
     for run in measured:
         config = run["config"]
         if "recipe" in config and config["recipe"]["preset_name"] != "paper":
             quantization = config["quantization"] and Quantization(**config["quantization"])
             network = outline(config["model"], config["scale"], config["architecture"], quantization)
-            speeds.append(_operations(network, config["recipe"]) / run["seconds"])
-    return statistics.median(speeds) if speeds else None
+            speeds[network.name].append(_operations(network, config["recipe"]) / run["seconds"])
+    # A network's large convolutions, or its discriminator, make an operation slower than another's.
+    known = speeds[model] or list(itertools.chain(*speeds.values()))
+    return statistics.median(known) if known else None
 
 
 @functools.cache

@@ -241,6 +241,12 @@ def test_hours_of_shorter_presets_follow_the_median_of_measured_speeds() -> None
     assert ALL["edsr_x4"].hours("short", timed) == pytest.approx(0.75 * teacher / student)
     assert ALL["edsr_x4"].hours("short", []) is None
     assert ALL["edsr_x4"].hours("short", [result("edsr_x4", "paper")]) is None
+    # Another model's runs do not change what is known of this one, but speak for one without any.
+    both = [*timed, *(result("srresnet_x4_ddtb_2bit", "short", 7200.0) for _ in range(5))]
+    assert ALL["edsr_x4_ddtb_2bit"].hours("short", both) == pytest.approx(1.0)
+    assert ALL["srresnet_x4_ddtb_3bit"].hours("short", both) == pytest.approx(2.0)
+    assert ALL["srresnet_x4_ddtb_3bit"].hours("short", timed) < 2.0
+    assert ALL["srgan_x4_ddtb_4bit_fully"].hours("short", both) == pytest.approx(2.0)
 
 
 def test_a_longer_run_takes_as_many_times_the_steps_and_the_hours() -> None:
