@@ -168,7 +168,7 @@ class Recipe:
         # SRGAN goes on from SRResNet's weights, and its steps are a discriminator's too.
         # For SRResNet this is too short: after 2000 steps it enlarges held-out images as well as EDSR after 300, and
         # 3000 more add 0.1 dB. A first convolution that divides pixels by 32, with a last one that undoes it, blocks
-        # whose last batch norm starts at 20, and a rate of 0.05 for batch norms end 250 to 1000 steps no better.
+        # whose last batch norm starts at 20, and a rate of 0.05 for batch norms hardly help in 250 to 1000 steps.
         steps = {"srresnet": 5000, "srgan": 1000}.get(network.name, 8000)
         if network.scale == 2 and network.name != "srgan":
             steps = 10_000
