@@ -11,6 +11,7 @@ from typing import Any
 
 from .conversion import quantize
 from .networks import NETWORKS, SuperResolutionNetwork, build
+from .networks.base import VARIANTS
 from .quantizers import METHODS
 
 Command = Callable[[argparse.Namespace], None]
@@ -145,7 +146,7 @@ def _network_options(each: argparse.ArgumentParser) -> None:
     absent = argparse.SUPPRESS
     each.add_argument("--method", default=absent, choices=list(METHODS), help="how to quantize; by default ddtb")
     each.add_argument(
-        "--variant", default=absent, choices=("paper", "official"), help="whose quantization; by default the paper's"
+        "--variant", default=absent, choices=VARIANTS, help="what is quantized, and how; by default as in the paper"
     )
     each.add_argument(
         "--gate-ratio", type=float, default=absent, help="fraction of layers with a gate; by default the paper's"

@@ -136,7 +136,7 @@ def _batches(sizes: list[tuple[int, int]], scale: int, network: SuperResolutionN
     """Indices of images whose low-resolution versions have the same size, as many as may run together."""
     limit = 0
     # The gates of the released code look at the whole batch.
-    if network is not None and (network.quantization is None or network.quantization.variant == "paper"):
+    if network is not None and (network.quantization is None or network.quantization.variant != "official"):
         limit = TOGETHER.get(network.device.type, 0)
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (height, width) in enumerate(sizes):

@@ -53,6 +53,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 # At this percentile the bounds start closer than at the paper's 99th, which fits the four levels of 2 bits better, and
 # seeds scatter less. That start is compared with LSQ, and what gates earn is best seen from it: both need more seeds.
 CLOSER_START = "percentile_95"
+# Where the paper's points cost, see data/comparisons: runs that quantize the convolutions' inputs alone.
+CONVOLUTIONS = ("--variant", "convolutions")
 # What a short 2-bit run says of DDTB and LSQ may be due to its shortness: both are run this many times as long too.
 LONGER = 2
 
@@ -166,6 +168,14 @@ def _all() -> Iterator[Experiment]:
         yield replace(student, seed=seed, options=ABLATIONS[ending])
     for method in ("ddtb", "lsq"):
         yield replace(_student("ablations", "edsr", 4, 2, method, "longer"), times=LONGER)
+    for percentile in (95, 97, 99):
+        ending = "convolutions" if percentile == 99 else f"convolutions_percentile_{percentile}"
+        options = CONVOLUTIONS if percentile == 99 else (*CONVOLUTIONS, "--percentile", str(percentile))
+        yield replace(_student("points", "edsr", 4, 2, "ddtb", ending), options=options)
+    for seed in (0, 1, 2):
+        ending = f"convolutions_seed{seed}" if seed else "convolutions"
+        yield replace(_student("points", "edsr", 4, 2, "lsq", ending), seed=seed, options=CONVOLUTIONS)
+    yield replace(_student("points", "edsr", 4, 2, "pams", "convolutions"), options=CONVOLUTIONS)
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
         options = ("--percentile", str(FULLY_PERCENTILE)) if method == "ddtb" else ()
         student = replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, options=options)

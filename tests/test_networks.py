@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddtb_lite.conversion import quantize, set_phase
+from ddtb_lite.conversion import QuantizedConv2d, quantize, set_phase
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, Discriminator, SuperResolutionNetwork, build
 from ddtb_lite.networks.rdn import Concatenation
+from ddtb_lite.quantizers import ActivationQuantizer
 
 SMALL = {
     "edsr": {"n_blocks": 2, "n_feats": 8},
@@ -369,6 +370,10 @@ def test_a_dense_block_keeps_each_feature_once() -> None:
         ("rdn", "official", 145),
         ("srresnet", "official", 32),
         ("srgan", "official", 32),
+        ("edsr", "convolutions", 32),
+        ("rdn", "convolutions", 146),
+        ("srresnet", "convolutions", 32),
+        ("srgan", "convolutions", 32),
     ],
 )
 def test_number_of_quantization_points(name: str, variant: str, count: int) -> None:
@@ -391,7 +396,27 @@ def test_which_points_the_variants_differ_in() -> None:
     assert paths["rdn", "official"] < paths["rdn", "paper"]
 
 
-@pytest.mark.parametrize(("variant", "fully"), [("paper", False), ("official", False), ("paper", True)])
+def test_variant_convolutions_quantizes_what_convolutions_multiply_and_nothing_else() -> None:
+    for name in NETWORKS:
+        network = small(name, 2)
+        student = quantize(network, "minmax", 2, variant="convolutions")
+        initialize(student, [255 * torch.rand(2, 3, 8, 8)])
+        quantized: list[Tensor] = []
+        multiplied: list[Tensor] = []
+        for module in student.modules():
+            if isinstance(module, ActivationQuantizer):
+                module.register_forward_hook(lambda _, __, output, seen=quantized: seen.append(output))
+            elif isinstance(module, QuantizedConv2d):
+                module.register_forward_hook(lambda _, given, __, seen=multiplied: seen.append(given[0]))
+        student(255 * torch.rand(1, 3, 8, 8))
+        assert {id(x) for x in quantized} == {id(x) for x in multiplied}, name
+        # The same student where the paper's points leave the shortcut alone.
+        assert (student.points == student.quantization_points("paper")) == (name != "edsr")
+
+
+@pytest.mark.parametrize(
+    ("variant", "fully"), [("paper", False), ("official", False), ("convolutions", False), ("paper", True)]
+)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_points_describe_the_tensors_that_pass_them(name: str, scale: int, variant: str, fully: bool) -> None:

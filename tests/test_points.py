@@ -43,6 +43,9 @@ COUNTS = {
     ("rdn", "official"): (145, 146),
     ("srresnet", "paper"): (32, 32),
     ("srresnet", "official"): (32, 32),
+    ("edsr", "convolutions"): (32, 32),
+    ("rdn", "convolutions"): (146, 146),
+    ("srresnet", "convolutions"): (32, 32),
 }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .recomputation import recomputed
 
-VARIANTS = ("paper", "official")
+# Where activations are quantized: as the paper says, as the released code does, or what convolutions multiply alone.
+VARIANTS = ("paper", "official", "convolutions")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class SuperResolutionNetwork(nn.Module):
 
 
 def check_variant(variant: str) -> None:
-    """Raise `ValueError` unless `variant` is "paper" or "official"."""
+    """Raise `ValueError` unless `variant` is one of `VARIANTS`."""
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}.")
 

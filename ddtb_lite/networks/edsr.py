@@ -30,9 +30,10 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 class ResidualBlock(nn.Module):
     """conv, ReLU, conv, plus the skip.
 
-    The placeholders say where a quantizer can sit. `input` feeds conv 1 and the skip alike (the paper's
-    variant), `skip` only the shortcut (the released code's), `branch` only conv 1 (fully quantized networks,
-    where the shortcut has its own 8 bits), `hidden` the input of conv 2, `output` the residual before the sum.
+    The placeholders say where a quantizer can sit. `input` feeds conv 1 and the skip alike (the paper's variant),
+    `skip` only the shortcut (the released code's), `branch` only conv 1 (variant "convolutions", and fully quantized
+    networks, where the shortcut has its own 8 bits), `hidden` the input of conv 2, `output` the residual before the
+    sum.
     """
 
     def __init__(self, channels: int) -> None:
@@ -99,6 +100,9 @@ class EDSR(SuperResolutionNetwork):
     def quantization_points(self, variant: str = "paper", fully: bool = False) -> QuantizationPoints:
         """3 activations a block (input or skip, hidden, output) and both its convolutions.
 
+        Variant "convolutions" quantizes what the two convolutions multiply and leaves the shortcut in full precision:
+        2 activations a block.
+
         `fully` quantizes every convolution and every operand of an addition; the image itself stays at the
         8 bits it comes with.
         """
@@ -113,12 +117,11 @@ class EDSR(SuperResolutionNetwork):
                     ActivationPoint(f"{block}.branch", channels),
                 ]
             else:
-                first = "input" if variant == "paper" else "skip"
+                first = {"paper": "input", "official": "skip", "convolutions": "branch"}[variant]
                 activations.append(ActivationPoint(f"{block}.{first}", channels))
-            activations += [
-                ActivationPoint(f"{block}.hidden", channels, nonnegative=True),
-                ActivationPoint(f"{block}.output", channels),
-            ]
+            activations.append(ActivationPoint(f"{block}.hidden", channels, nonnegative=True))
+            if fully or variant != "convolutions":
+                activations.append(ActivationPoint(f"{block}.output", channels))
             weights += [f"{block}.body.0", f"{block}.body.2"]
         if fully:
             activations += [

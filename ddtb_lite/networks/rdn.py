@@ -159,7 +159,7 @@ class RDN(SuperResolutionNetwork):
                 activations.append(ActivationPoint(f"{block}.output", G))
             weights += [f"{block}.convs.{i}.conv.0" for i in range(C)] + [f"{block}.LFF"]
         activations.append(ActivationPoint("fusion_inputs.0", D * G))
-        if variant == "paper" or fully:
+        if variant != "official" or fully:
             activations.append(ActivationPoint("fusion_inputs.1", G))
         weights += ["GFF.0", "GFF.1"]
         if fully:

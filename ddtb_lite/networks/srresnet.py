@@ -82,7 +82,7 @@ class SRResNet(SuperResolutionNetwork):
         return [f"residual.{index}" for index in range(self.architecture["n_blocks"])]
 
     def quantization_points(self, variant: str = "paper", fully: bool = False) -> QuantizationPoints:
-        """The inputs of both convolutions of each block: 32 activations, in both variants."""
+        """The inputs of both convolutions of each block: 32 activations, in every variant."""
         check_variant(variant)
         channels = self.architecture["n_feats"]
         activations: list[ActivationPoint] = []

@@ -59,7 +59,7 @@ class DualBound(ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         lower, upper = self.bounds(x)
-        return fake_quantize(x, lower, upper, self.bits, clamp=self.variant == "paper")
+        return fake_quantize(x, lower, upper, self.bits, clamp=self.variant != "official")
 
 
 class PercentileWeight(WeightQuantizer):
