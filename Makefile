@@ -48,7 +48,7 @@ test: $(INSTALLED)
 	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
-	$(BIN)/python -m ddtb_lite.experiments
+	$(BIN)/python -m ddtb_lite experiments
 
 notebooks: $(INSTALLED)
 	$(QUIET) $(ONE_CORE) $(BIN)/python book/execute.py $(NOTEBOOKS)

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2203.03844. Sections that docstrings name are
 those of "The method in numbers", `book/reference/method.md`.
 """
 
-from . import datasets, diagnostics, gate, images, metrics, networks, quantizers, results, uniform
+from . import datasets, diagnostics, gate, images, metrics, networks, quantizers, uniform
 from .checkpoints import load, save
 from .conversion import quantize
 from .cost import complexity
@@ -13,13 +13,13 @@ from .evaluation import evaluate
 from .inference import upscale
 from .initializer import initialize
 from .networks import build
-from .recipe import Recipe
-from .training import train
-
-__version__ = "0.1.0"
+from .reproduction import results
+from .support.provenance import VERSION as __version__
+from .training import Recipe, train
 
 __all__ = [
     "Recipe",
+    "__version__",
     "build",
     "complexity",
     "datasets",

@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddtb_lite.images import FORMATS
+from .images import FORMATS
 
 TIMEOUT = 30.0  # seconds without a byte until a connection counts as stalled
 ATTEMPTS = 5  # connections in a row that bring nothing new, before giving up
@@ -127,9 +127,7 @@ def _continue(url: str, partial: Path, size: int, progress: bool) -> None:
         raise ConnectionError(f"the connection ended after {_length(partial)} of {total} bytes")
 
 
-def _receive(
-    response: http.client.HTTPResponse, partial: Path, have: int, total: int, progress: bool
-) -> None:
+def _receive(response: http.client.HTTPResponse, partial: Path, have: int, total: int, progress: bool) -> None:
     options: dict[str, Any] = {} if progress else {"disable": True}  # else TQDM_DISABLE decides
     name = partial.name.split(".")[0]
     bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=name, **options)

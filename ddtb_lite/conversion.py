@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .gate import DynamicGate
 from .networks import Quantization, SuperResolutionNetwork
 from .networks.base import check_variant
-from .packing import is_packed
 from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer, WeightQuantizer
+from .quantizers.packed import is_packed
 from .uniform import check_bits
 
 # Fully quantized networks keep the shortcut of an addition at 8 bits (section 7).
@@ -108,9 +108,7 @@ def quantize(
         assert isinstance(convolution, nn.Conv2d)
         weight_quantizer = rule.weight(bits, defaults.weight_percentile).to(student.device)
         student.set_submodule(path, QuantizedConv2d.from_float(convolution, weight_quantizer))
-    student.quantization = Quantization(
-        method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully
-    )
+    student.quantization = Quantization(method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully)
     student.phase = "new"
     student.metadata = None
     student.train(network.training)

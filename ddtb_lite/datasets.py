@@ -14,14 +14,14 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from ddtb_lite import archives, images
+from . import archives, images
+from .support import resources
 
 Data = str | os.PathLike[str] | Sequence[Any]
 
@@ -69,18 +69,12 @@ class DataSet:
     exclude: tuple[str, ...] = ()
 
 
-def _registry() -> dict[str, Any]:
-    here = Path(__file__).parent
-    source = here.parent / "data" / "datasets.toml"  # a checkout; an installed package carries its own copy
-    text = source if source.exists() else resources.files("ddtb_lite") / "_data" / "datasets.toml"
-    return tomllib.loads(text.read_text(encoding="utf-8"))
-
-
 @cache
 def registry() -> dict[str, DataSet]:
     """Every downloadable data set by its name."""
     sets = {}
-    for name, entry in _registry().items():
+    text = resources.data("datasets.toml").read_text(encoding="utf-8")
+    for name, entry in tomllib.loads(text).items():
         sources = tuple(Source(**source) for source in entry.pop("sources"))
         sets[name] = DataSet(name, sources=sources, exclude=tuple(entry.pop("exclude", ())), **entry)
     return sets

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .conversion import activation_quantizers
-from .hooks import eval_mode, inputs_watched, outputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import DualBound
+from .support.hooks import eval_mode, inputs_watched, outputs_watched
 
 
 def quantizer_inputs(

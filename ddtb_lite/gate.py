@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import distributed
 from .networks.base import check_variant
+from .support import distributed
 from .uniform import check_bits, fake_quantize, fake_quantize_steps
 
 HIDDEN_CHANNELS = 32

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .files import atomic_write
+from .support.files import atomic_write
 
 READABLE = ("PNG", "JPEG", "BMP", "TIFF")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}

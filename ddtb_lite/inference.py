@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import devices, images
-from .hooks import eval_mode, inputs_watched
+from . import images
 from .networks import SuperResolutionNetwork
+from .support import devices
+from .support.hooks import eval_mode, inputs_watched
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

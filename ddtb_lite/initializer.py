@@ -9,7 +9,6 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from . import distributed
 from .conversion import (
     activation_quantizers,
     attach_gates,
@@ -18,9 +17,10 @@ from .conversion import (
     require_quantization,
     set_phase,
 )
-from .hooks import eval_mode, inputs_watched
 from .networks import SuperResolutionNetwork
 from .quantizers import METHODS
+from .support import distributed
+from .support.hooks import eval_mode, inputs_watched
 
 
 def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tensor) -> None:

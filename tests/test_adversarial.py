@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ddtb_lite as ddtb
-from ddtb_lite.adversarial import FAKE, LOSSES, REAL, Adversary
+from ddtb_lite.training.adversarial import FAKE, LOSSES, REAL, Adversary
 
 torch.set_num_threads(1)
 

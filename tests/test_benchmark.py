@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddtb_lite import benchmark, networks, uniform
-from ddtb_lite.benchmark import _memory_ratio, _run, median_seconds
+from ddtb_lite import networks, uniform
 from ddtb_lite.conversion import gated_paths
-from ddtb_lite.graphs import EAGER_STEPS
-from ddtb_lite.naive import naive_quantizer
 from ddtb_lite.quantizers import DualBound, dual_bound
+from ddtb_lite.reproduction import ratios
+from ddtb_lite.reproduction.naive import naive_quantizer
+from ddtb_lite.reproduction.ratios import _memory_ratio, _run, median_seconds
+from ddtb_lite.training.cuda_graph import EAGER_STEPS
 
 torch.set_num_threads(1)
 
@@ -34,33 +35,33 @@ def eager(enabled: bool = True) -> Iterator[None]:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two blocks of 8 features, and nothing compiled."""
-    monkeypatch.setattr(benchmark, "build", lambda name, scale: networks.build(name, scale, n_blocks=2, n_feats=8))
-    monkeypatch.setattr(benchmark.uniform, "compiled", eager)
+    monkeypatch.setattr(ratios, "build", lambda name, scale: networks.build(name, scale, n_blocks=2, n_feats=8))
+    monkeypatch.setattr(ratios.uniform, "compiled", eager)
 
 
 def test_the_ratios(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_memory_ratio", lambda device: 0.5)
-    ratios = benchmark.benchmark("cpu", batch_size=2)
-    assert list(ratios) == [
+    monkeypatch.setattr(ratios, "_memory_ratio", lambda device: 0.5)
+    measured = ratios.benchmark("cpu", batch_size=2)
+    assert list(measured) == [
         "step_vs_fp32",
         "step_vs_fp32_without_teacher",
         "fake_quantize_vs_relu",
         "evaluation_vs_forward",
         "peak_memory_vs_naive",
     ]
-    for ratio in ratios.values():
+    for ratio in measured.values():
         assert math.isfinite(ratio.value) and ratio.value > 0 and ratio.about
-    assert ratios["peak_memory_vs_naive"].value == 0.5
+    assert measured["peak_memory_vs_naive"].value == 0.5
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(benchmark, "PROCESS_STATUS", Path("/nowhere"))
-        assert "peak_memory_vs_naive" not in benchmark.benchmark("cpu", batch_size=2), "only Linux can tell"
+        elsewhere.setattr(ratios, "PROCESS_STATUS", Path("/nowhere"))
+        assert "peak_memory_vs_naive" not in ratios.benchmark("cpu", batch_size=2), "only Linux can tell"
     # Without instructions for bf16 the benchmark says so.
     precision = _run(torch.device("cpu"), 2, teacher=False).precision
-    assert ("bf16)" if precision == "bf16" else "fp32, no bf16 instructions here") in ratios["step_vs_fp32"].about
+    assert ("bf16)" if precision == "bf16" else "fp32, no bf16 instructions here") in measured["step_vs_fp32"].about
 
 
 def test_a_step_is_recorded_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "_synchronize", lambda device: None)
+    monkeypatch.setattr(ratios, "_synchronize", lambda device: None)
     calls: list[int] = []
     for device, before in (("cpu", 1), ("cuda", EAGER_STEPS + 1)):
         calls.clear()
@@ -92,7 +93,7 @@ def test_medians_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return function
 
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(ratios, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     # The first call of each, which may compile, does not count.
     functions = [takes("a", [100, 1, 9, 2]), takes("b", [200, 5, 5, 6])]
     assert median_seconds(functions, torch.device("cpu"), repeats=3) == [2, 5]
@@ -147,9 +148,10 @@ def test_the_memory_ratio_is_ours_to_the_naive_ones(monkeypatch: pytest.MonkeyPa
         commands.append(command)
         return SimpleNamespace(returncode=0, stdout=json.dumps({"ours": 300, "naive": 1200}[command[-1]]))
 
-    monkeypatch.setattr(benchmark.subprocess, "run", answer)
+    monkeypatch.setattr(ratios.subprocess, "run", answer)
     assert _memory_ratio("cpu") == 0.25
-    assert commands == [[sys.executable, "-m", "ddtb_lite.benchmark", "cpu", each] for each in ("ours", "naive")]
+    module = "ddtb_lite.reproduction.ratios"
+    assert commands == [[sys.executable, "-m", module, "cpu", each] for each in ("ours", "naive")]
 
 
 def test_a_memory_that_cannot_be_measured_says_why() -> None:
@@ -165,9 +167,10 @@ def test_memory_is_measured_in_a_real_process() -> None:
     ballast = bytearray(500_000_000)
     del ballast
     program = (
-        "import torch; from ddtb_lite import benchmark, networks; torch.set_num_threads(1);"
-        "benchmark.build = lambda name, scale: networks.build(name, scale, n_blocks=2, n_feats=16);"
-        "print(benchmark.step_memory('cpu', 'naive', batch_size=2))"
+        "import torch; from ddtb_lite import networks; from ddtb_lite.reproduction import ratios;"
+        "torch.set_num_threads(1);"
+        "ratios.build = lambda name, scale: networks.build(name, scale, n_blocks=2, n_feats=16);"
+        "print(ratios.step_memory('cpu', 'naive', batch_size=2))"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import checkpoints, files, packing
-from ddtb_lite.checkpoints import _digest, load, save
+from ddtb_lite.checkpoints import load, packing, save, storage
+from ddtb_lite.checkpoints.storage import _digest
 from ddtb_lite.conversion import (
     activation_quantizers,
     attach_gates,
@@ -30,8 +30,9 @@ from ddtb_lite.conversion import (
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import SuperResolutionNetwork, build
 from ddtb_lite.networks.edsr import DIV2K_MEAN
-from ddtb_lite.packing import is_packed
 from ddtb_lite.quantizers import METHODS, DualBound
+from ddtb_lite.quantizers.packed import is_packed
+from ddtb_lite.support import files
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 
@@ -246,10 +247,10 @@ def test_gates_are_packed_too_and_compute_the_same(tmp_path: Path) -> None:
 
 def test_format_1_had_gates_in_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = trained(gate_ratio=1.0)
-    everything = checkpoints._quantized_weights(student)
+    everything = storage._quantized_weights(student)
     convolutions_only = {name: each for name, each in everything.items() if ".gate." not in name}
-    monkeypatch.setattr(checkpoints, "_quantized_weights", lambda _: convolutions_only)
-    monkeypatch.setattr(checkpoints, "FORMAT", 1)
+    monkeypatch.setattr(storage, "_quantized_weights", lambda _: convolutions_only)
+    monkeypatch.setattr(storage, "FORMAT", 1)
     save(student, tmp_path / "x.safetensors")
     assert f"{gated_paths(student)[0]}.gate.reduce.weight" in safetensors.torch.load_file(tmp_path / "x.safetensors")
     monkeypatch.undo()

@@ -40,8 +40,8 @@ def test_the_installation_carries_its_data(installed: Path) -> None:
 def test_the_installation_reads_its_data(installed: Path, tmp_path: Path) -> None:
     """Every result and every shipped network, with nothing but the installed package."""
     question = (
-        "from ddtb_lite import checkpoints, ledger, progress, results; runs = results.all_results(); "
-        "print(results.__file__, len(runs), len(progress.shipped(runs)), len(ledger.summary(ledger.ledger())))"
+        "from ddtb_lite.reproduction import claims, progress, results; runs = results.all_results(); "
+        "print(results.__file__, len(runs), len(progress.shipped(runs)), len(claims.summary(claims.ledger())))"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     answer = subprocess.run(

@@ -17,16 +17,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import ddtb_lite
-from ddtb_lite import __main__ as command_line
-from ddtb_lite import build, complexity, evaluate, images, initialize, load, progress, quantize, results, save, upscale
-from ddtb_lite.__main__ import main, parser
-from ddtb_lite.arguments import pairs
-from ddtb_lite.benchmark import Ratio
-from ddtb_lite.experiments import experiments
+from ddtb_lite import build, complexity, evaluate, images, initialize, load, quantize, save, upscale
+from ddtb_lite.cli import benchmark as benchmark_command
+from ddtb_lite.cli import evaluate as evaluate_command
+from ddtb_lite.cli import main, parser
+from ddtb_lite.cli import train as train_command
+from ddtb_lite.cli.arguments import pairs
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.runs import Run
-from ddtb_lite.throughput import Throughput
+from ddtb_lite.reproduction import progress, results
+from ddtb_lite.reproduction.grid import experiments
+from ddtb_lite.reproduction.ratios import Ratio
+from ddtb_lite.reproduction.throughput import Throughput
+from ddtb_lite.training.run import Run
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 
@@ -254,7 +256,7 @@ def test_start_copies_what_fits(place: Place, tmp_path: Path, monkeypatch: pytes
         seen.update({name: value.clone() for name, value in network.state_dict().items()})
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(command_line.ddtb, "train", watched)
+    monkeypatch.setattr(train_command, "train", watched)
     main(["train", "--scale", "2", *TINY, "--start-from", str(place.network), "--out", str(tmp_path / "x")])
     source = load(place.network).state_dict()
     shared = {name for name, value in seen.items() if name in source and value.shape == source[name].shape}
@@ -334,7 +336,7 @@ def test_the_recorded_command_is_the_one_that_ran(place: Place, tmp_path: Path) 
 
 def test_benchmark_prints_ratios(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ratios = {"step_vs_fp32": Ratio(0.5, "steps"), "peak_memory_vs_naive": Ratio(0.25, "memory")}
-    monkeypatch.setattr(command_line, "benchmark", lambda device: ratios)
+    monkeypatch.setattr(benchmark_command, "benchmark", lambda device: ratios)
     assert main(["benchmark", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == {"step_vs_fp32": 0.5, "peak_memory_vs_naive": 0.25, "throughput": []}
@@ -347,9 +349,9 @@ def test_benchmark_of_a_gpu_prints_throughput(
 ) -> None:
     """In place of the GPU a stand-in: what is measured there, test_throughput.py measures on a CPU."""
     step = Throughput("EDSR ×4", "bf16", 0.002, 0.05, 0.001, 0.0005, 0)
-    monkeypatch.setattr(command_line, "benchmark", lambda device: {"step_vs_fp32": Ratio(0.5, "steps")})
-    monkeypatch.setattr(command_line, "paper_steps", lambda device: [step])
-    monkeypatch.setattr(command_line.results, "environment", lambda device: {"device": device})
+    monkeypatch.setattr(benchmark_command, "benchmark", lambda device: {"step_vs_fp32": Ratio(0.5, "steps")})
+    monkeypatch.setattr(benchmark_command, "paper_steps", lambda device: [step])
+    monkeypatch.setattr(benchmark_command.results, "environment", lambda device: {"device": device})
     assert main(["benchmark", "--device", "cuda", "--out", str(tmp_path / "gpu.json")]) == 0
     assert capsys.readouterr().out.splitlines()[1] == str(step)
     written = json.loads((tmp_path / "gpu.json").read_text())
@@ -361,7 +363,7 @@ def test_an_interruption(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line.ddtb, "evaluate", interrupted)
+    monkeypatch.setattr(evaluate_command.evaluation, "evaluate", interrupted)
     assert main(["evaluate", str(place.network)]) == 130
     assert capsys.readouterr().err == "Stopped.\n"
 
@@ -605,8 +607,8 @@ def test_places_that_cannot_be_written(place: Place, tmp_path: Path, capsys: pyt
     ):
         assert "file" in failed(arguments, capsys)
     with pytest.MonkeyPatch.context() as patched:  # noticed before anything is trained or scored
-        patched.setattr(ddtb_lite, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
-        patched.setattr(ddtb_lite, "train", lambda *_, **__: pytest.fail("something was trained"))
+        patched.setattr(train_command, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
+        patched.setattr(train_command, "train", lambda *_, **__: pytest.fail("something was trained"))
         patched.setattr(results, "DATA", tmp_path / "no data")
         for arguments in (
             ["evaluate", place.network, "--data", place.images, "--out", tmp_path / "nowhere" / "x.json"],
@@ -747,6 +749,6 @@ def test_any_other_error_is_a_bug_and_shows_itself(monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(command_line, "benchmark", broken)
+    monkeypatch.setattr(benchmark_command, "benchmark", broken)
     with pytest.raises(TypeError):
         main(["benchmark"])

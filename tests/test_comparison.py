@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import comparison, images
-from ddtb_lite.comparison import Comparison, compare, table
+from ddtb_lite import images
 from ddtb_lite.evaluation import Scores
-from ddtb_lite.runs import Run
+from ddtb_lite.reproduction import comparison
+from ddtb_lite.reproduction.comparison import Comparison, compare, table
+from ddtb_lite.training.run import Run
 
 torch.set_num_threads(1)
 
@@ -146,9 +147,7 @@ def test_a_method_that_diverges_is_a_row_without_scores(network, test_set, monke
 
 
 def row(method: str, bits: int | None, psnr: float, *inside) -> Comparison:
-    scores = {
-        name: Scores(name, 4, "y", 4, [{"name": "a", "psnr": psnr, "ssim": 0.8}]) for name in ("A", "Set5")
-    }
+    scores = {name: Scores(name, 4, "y", 4, [{"name": "a", "psnr": psnr, "ssim": 0.8}]) for name in ("A", "Set5")}
     return Comparison(method, bits, scores, *inside)
 
 

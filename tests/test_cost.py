@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ddtb_lite as ddtb
 from ddtb_lite.conversion import attach_gates, full_precision, gated_paths, quantize, set_bits, set_phase
-from ddtb_lite.cost import Cell, Complexity, TableRow, complexity, convolutions, rdn_stand_in, table_s1
+from ddtb_lite.cost import Complexity, complexity, convolutions
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork, build
+from ddtb_lite.reproduction.table_s1 import Cell, TableRow, rdn_stand_in, table_s1
 
 
 @cache

@@ -10,13 +10,13 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ddtb_lite import archives, datasets, images
+from ddtb_lite.support import resources
 
 DATA = os.environ.get("DDTB_DATA")
 
@@ -80,14 +80,18 @@ def test_same_archive_has_the_same_checksum_everywhere() -> None:
 
 
 def test_installed_package_reads_its_own_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Path(datasets.__file__).parent.parent / "data" / "datasets.toml"
-    if not source.exists():
-        pytest.skip("not a checkout: the packaged copy is the only one")
-    (tmp_path / "_data").mkdir()
-    shutil.copy(source, tmp_path / "_data")
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "nowhere" / "datasets.py"))
-    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
-    assert list(datasets._registry()) == list(datasets.registry())
+    """Even where somebody else's folder "data" lies beside it, as it may among installed packages."""
+    known = list(datasets.registry())
+    package = tmp_path / "ddtb_lite"
+    (package / "_data").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "datasets.toml").write_text("")
+    shutil.copy(resources.data("datasets.toml"), package / "_data")
+    monkeypatch.setattr(resources, "PACKAGE", package)
+    assert resources.repository() is None
+    assert list(datasets.registry.__wrapped__()) == known
+    with pytest.raises(ValueError, match="in a checkout"):
+        resources.published("results")
 
 
 # ------------------------------------------------------------------------------------- embedded photos
@@ -525,8 +529,7 @@ def test_full_disk_is_not_retried(server: Server, tmp_path: Path) -> None:
 
 def register(monkeypatch: pytest.MonkeyPatch, **sets: list[datasets.Source]) -> None:
     entries = {
-        name: datasets.DataSet(name, "", "test", 3, "", "http://page", tuple(sources))
-        for name, sources in sets.items()
+        name: datasets.DataSet(name, "", "test", 3, "", "http://page", tuple(sources)) for name, sources in sets.items()
     }
     monkeypatch.setattr(datasets, "registry", lambda: entries)
 
@@ -565,16 +568,13 @@ def test_mirror_is_tried(
     server.content = packed(tmp_path)
     digest = hashlib.sha256(server.content).hexdigest()
     first, mirror = (
-        datasets.Source(server.url(manner), "pack/HR", len(server.content), digest)
-        for manner in (broken, "plain")
+        datasets.Source(server.url(manner), "pack/HR", len(server.content), digest) for manner in (broken, "plain")
     )
     register(monkeypatch, Three=[first, mirror])
     assert len(datasets.paths(datasets.download("Three", progress=False))) == 3
 
 
-def test_download_fails_clearly(
-    server: Server, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_fails_clearly(server: Server, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.content = b"<html>this page has moved</html>"
     sources = [datasets.Source(server.url(manner), "pack/HR", 0, "") for manner in ("plain", "404")]
     register(monkeypatch, Three=sources, Asked=[])

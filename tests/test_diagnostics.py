@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import ddtb_lite as ddtb
-from ddtb_lite import diagnostics, ledger
+from ddtb_lite import diagnostics
 from ddtb_lite.conversion import activation_quantizers, attach_gates, set_phase
-from ddtb_lite.estimates import outline
-from ddtb_lite.experiments import TRAINING_DATA
 from ddtb_lite.networks import Quantization
 from ddtb_lite.quantizers import METHODS
-from ddtb_lite.recipe import Recipe
+from ddtb_lite.reproduction.claims import Claim, ledger, summary
+from ddtb_lite.reproduction.estimates import outline
+from ddtb_lite.reproduction.experiment import TRAINING_DATA
+from ddtb_lite.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -98,8 +99,8 @@ def test_divergence_names_the_layer(network, batch) -> None:
     assert "the bounds of body.0.hidden have met" in message
 
 
-def claim(ours: float | None, preset: str | None) -> ledger.Claim:
-    return ledger.Claim("t", "EDSR", 4, 2, "DDTB", "Set5", 30.97, "s", ours, preset, None, "c", 1.0)
+def claim(ours: float | None, preset: str | None) -> Claim:
+    return Claim("t", "EDSR", 4, 2, "DDTB", "Set5", 30.97, "s", ours, preset, None, "c", 1.0)
 
 
 def test_verdicts_follow_from_numbers() -> None:
@@ -112,9 +113,9 @@ def test_verdicts_follow_from_numbers() -> None:
 
 def test_the_ledger_has_a_row_for_every_printed_score() -> None:
     tables = ddtb.results.paper_tables()
-    claims = ledger.ledger({})
+    claims = ledger({})
     assert len(claims) == len(tables["main_results"]) + len(tables["table_s2_fully_quantized"])
-    counts = ledger.summary(claims)
+    counts = summary(claims)
     assert counts.keys() == {"not run", "not here"} and sum(counts.values()) == len(claims)
     for each in claims:
         known = each.method.lower() in ("fp", *METHODS)
@@ -138,7 +139,7 @@ def test_the_ledger_finds_the_run_that_fits_and_no_other() -> None:
         },
         "scores": {"Set5": {"psnr": 29.5}},
     }
-    filled = [each for each in ledger.ledger({"r": run}) if each.ours is not None]
+    filled = [each for each in ledger({"r": run}) if each.ours is not None]
     assert [(each.model, each.scale, each.bits, each.method, each.dataset) for each in filled] == [
         ("EDSR", 4, 2, "DDTB", "Set5")
     ]

@@ -22,11 +22,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import Recipe, build, distributed, images, quantize, train
-from ddtb_lite.__main__ import main
+from ddtb_lite import Recipe, build, images, quantize, train
+from ddtb_lite.cli import main
 from ddtb_lite.gate import DynamicGate
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.runs import Run
+from ddtb_lite.support import distributed
+from ddtb_lite.training.run import Run
 
 torch.set_num_threads(1)
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddtb_lite import devices, evaluate, evaluation, images, inference, metrics, upscale
+from ddtb_lite import evaluate, evaluation, images, inference, metrics, upscale
 from ddtb_lite.conversion import activation_quantizers, attach_gates, quantize, set_phase
 from ddtb_lite.inference import _halo, _tail_has_gate, _tiles
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import SuperResolutionNetwork, build
+from ddtb_lite.support import devices
 
 DATA = os.environ.get("DDTB_DATA")
 SMALL = {

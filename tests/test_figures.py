@@ -17,9 +17,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ddtb_lite import figures
-from ddtb_lite.checks import check
-from ddtb_lite.explorers import Frame, explorer, swipe
+from ddtb_lite.book import figures
+from ddtb_lite.book.explorers import Frame, explorer, swipe
+from ddtb_lite.book.notebook import check
 
 matplotlib.use("Agg")
 

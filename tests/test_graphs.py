@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddtb_lite import Recipe, build, quantize, steps, train, uniform
-from ddtb_lite.graphs import EAGER_STEPS, Outputs, StepGraph, recorder_for
+from ddtb_lite import Recipe, build, quantize, train, uniform
+from ddtb_lite.training import step
+from ddtb_lite.training.cuda_graph import EAGER_STEPS, Outputs, StepGraph, recorder_for
 
 
 class FakeRecorder:
@@ -101,7 +102,7 @@ def test_eager_compiled_and_recorded_steps_train_the_same(monkeypatch: pytest.Mo
     for way in ("eager", "compiled", "recorded"):
         torch.manual_seed(0)
         teacher = build("edsr", 2, n_blocks=1, n_feats=8)
-        monkeypatch.setattr(steps, "recorder_for", lambda device, way=way: recorder if way == "recorded" else None)
+        monkeypatch.setattr(step, "recorder_for", lambda device, way=way: recorder if way == "recorded" else None)
         student = quantize(teacher, "ddtb", 3, gate_ratio=1)
         changed = recipe.override(compile=way == "compiled")
         history = train(student, pictures, changed, teacher=teacher, progress=False, device="cpu")

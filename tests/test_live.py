@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from ddtb_lite import live
+from ddtb_lite.book import notebook
 
 
 def test_interact_calls_with_the_controls_values_and_then_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[object] = []
     monkeypatch.setattr(time, "sleep", happened.append)
-    live.interact(lambda bits, name: happened.append((bits, name)), bits=(2, 8), name=["ddtb", "pams"])
-    assert happened == [(5, "ddtb"), live.REST]
+    notebook.interact(lambda bits, name: happened.append((bits, name)), bits=(2, 8), name=["ddtb", "pams"])
+    assert happened == [(5, "ddtb"), notebook.REST]

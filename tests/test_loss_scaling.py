@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddtb_lite import Recipe, build, devices, quantize, train
-from ddtb_lite.loss_scaling import GROW_AFTER, LossScale
+from ddtb_lite import Recipe, build, quantize, train
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.runs import Diverged, Run
+from ddtb_lite.support import devices
+from ddtb_lite.training.optimizer import GROW_AFTER, LossScale
+from ddtb_lite.training.run import Diverged, Run
 
 torch.set_num_threads(1)
 

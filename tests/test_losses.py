@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ddtb_lite.conversion import activation_quantizers, attach_gates, gated_paths, quantize, set_phase
 from ddtb_lite.initializer import initialize
-from ddtb_lite.losses import (
+from ddtb_lite.networks import SuperResolutionNetwork, build
+from ddtb_lite.quantizers import DualBound
+from ddtb_lite.training.losses import (
     attention,
     block_outputs,
     feature_error,
@@ -19,8 +21,6 @@ from ddtb_lite.losses import (
     relative_error,
     structured_knowledge_transfer,
 )
-from ddtb_lite.networks import SuperResolutionNetwork, build
-from ddtb_lite.quantizers import DualBound
 
 torch.set_num_threads(1)
 

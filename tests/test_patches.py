@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddtb_lite import images, patches
-from ddtb_lite.patches import PatchSampler
+from ddtb_lite import images
+from ddtb_lite.training import patches
+from ddtb_lite.training.patches import PatchSampler
 
 torch.set_num_threads(1)
 

@@ -11,10 +11,10 @@ from matplotlib import pyplot as plt
 from torch import nn
 
 import ddtb_lite as ddtb
-from ddtb_lite import figures
+from ddtb_lite.book import figures
+from ddtb_lite.book.points import quantization_table, stages
 from ddtb_lite.conversion import attach_gates, set_bits
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.points import quantization_table, stages
 from ddtb_lite.quantizers import METHODS
 
 matplotlib.use("Agg")

@@ -80,9 +80,7 @@ def odd_levels(limit: float, bits: int) -> np.ndarray:
     return limit * np.arange(-(2**bits - 1), 2**bits, 2) / (2**bits - 1)
 
 
-def activation_levels(
-    method: str, quantizer: ActivationQuantizer, bits: int, nonnegative: bool
-) -> np.ndarray:
+def activation_levels(method: str, quantizer: ActivationQuantizer, bits: int, nonnegative: bool) -> np.ndarray:
     steps = 2**bits - 1
     if method == "minmax":
         return minmax_levels(quantizer.lower.item(), quantizer.upper.item(), bits)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ddtb_lite.conversion import quantize, set_phase
 from ddtb_lite.gate import DynamicGate
 from ddtb_lite.initializer import initialize
-from ddtb_lite.losses import block_outputs, gate_regularization
 from ddtb_lite.networks import SuperResolutionNetwork, build
 from ddtb_lite.quantizers import Quantizer
+from ddtb_lite.training.losses import block_outputs, gate_regularization
 
 SMALL = {
     "edsr": {"n_blocks": 2, "n_feats": 8},

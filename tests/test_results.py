@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from ddtb_lite import files, provenance, results
+from ddtb_lite.reproduction import results
+from ddtb_lite.support import files, provenance, resources
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SHA = "0123456789abcdef" * 4
 
@@ -193,7 +196,7 @@ def test_the_results_that_came_with_the_package_are_valid() -> None:
     for run, result in results.all_results().items():
         assert result["run"] == run
         if result["checkpoint"]:
-            assert (results.DATA.parent / result["checkpoint"]).is_file()
+            assert (ROOT / result["checkpoint"]).is_file()
 
 
 # ---------------------------------------------------------------------------------------------- provenance
@@ -202,7 +205,7 @@ def test_the_results_that_came_with_the_package_are_valid() -> None:
 def test_environment() -> None:
     here = results.environment("cpu", "bf16")
     assert here["versions"] == {
-        "ddtb_lite": provenance.package_version(),
+        "ddtb_lite": provenance.VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -213,13 +216,6 @@ def test_environment() -> None:
     json.dumps(here)
 
 
-def test_package_version_is_the_projects() -> None:
-    project = Path(provenance.__file__).parent.parent / "pyproject.toml"
-    if not project.exists():
-        pytest.skip("the package is installed, there is no project file")
-    assert f'version = "{provenance.package_version()}"' in project.read_text()
-
-
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> str:
@@ -228,7 +224,7 @@ def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "ddtb_lite")
     (tmp_path / "pyproject.toml").write_text("[project]\nversion = '1.2.3'\n")
     assert results.environment()["commit"] is None and results.environment()["dirty"] is None
     git("init")
@@ -254,7 +250,7 @@ def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paths_of_this_machine_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "REPOSITORY", Path("/home/someone/ddtb"))
+    monkeypatch.setattr(resources, "repository", lambda: Path("/home/someone/ddtb"))
     monkeypatch.setenv("DDTB_DATA", "/disk/sets")
     for given, expected in (
         ("train --out runs/x --scale 4", "train --out runs/x --scale 4"),
@@ -273,13 +269,13 @@ def test_paths_of_this_machine_stay_out(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_results_hold_no_paths(tmp_path: Path) -> None:
-    checkpoint = results.DATA / "checkpoints" / "x.safetensors"
+    checkpoint = resources.data("checkpoints") / "x.safetensors"
     command = f"train --out {tmp_path}"
     result = results.write(tmp_path / "x.json", **arguments(checkpoint=checkpoint, command=command))
     assert result["checkpoint"] == "data/checkpoints/x.safetensors"
     assert result["command"] == f"train --out {tmp_path.name}"
     text = (tmp_path / "x.json").read_text()
-    assert str(tmp_path) not in text and str(results.DATA.parent) not in text
+    assert str(tmp_path) not in text and str(ROOT) not in text
 
 
 # --------------------------------------------------------------------------------------------- the paper

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from ddtb_lite import arguments, build, checkpoints, datasets, evaluate, load, results
-from ddtb_lite.__main__ import parser
-from ddtb_lite.experiments import PEERS
-from ddtb_lite.recipe import Recipe
+from ddtb_lite import build, checkpoints, datasets, evaluate, load
+from ddtb_lite.cli import arguments, parser
+from ddtb_lite.reproduction import results
+from ddtb_lite.reproduction.grid import PEERS
+from ddtb_lite.support import resources
+from ddtb_lite.training.recipe import Recipe
 
 RESULTS = results.all_results()
 SHIPPED = {run: result for run, result in RESULTS.items() if result["checkpoint"]}
@@ -36,11 +38,11 @@ WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs S
 
 
 def test_every_network_has_its_result_and_the_other_way_round() -> None:
-    files = {path.stem for path in results.carried("checkpoints").glob("*.safetensors")}
+    files = {path.stem for path in resources.data("checkpoints").glob("*.safetensors")}
     assert files == set(SHIPPED)
     without = {run for run, each in RESULTS.items() if not (each["seed"] or each["config"].get("diverged_at"))} - files
     assert without <= NOT_KEPT
-    assert sum(path.stat().st_size for path in results.carried("checkpoints").iterdir()) < 40e6
+    assert sum(path.stat().st_size for path in resources.data("checkpoints").iterdir()) < 40e6
 
 
 @WITHOUT_DATA

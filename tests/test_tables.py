@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddtb_lite import ledger, tables
-from ddtb_lite.estimates import outline
-from ddtb_lite.experiments import TRAINING_DATA, experiments
+from ddtb_lite.book import tables
 from ddtb_lite.networks import Quantization
-from ddtb_lite.recipe import Recipe
+from ddtb_lite.reproduction.claims import Claim, ledger, runs_of
+from ddtb_lite.reproduction.estimates import outline
+from ddtb_lite.reproduction.experiment import TRAINING_DATA
+from ddtb_lite.reproduction.grid import experiments
+from ddtb_lite.training.recipe import Recipe
 
 
 class Reader(HTMLParser):
@@ -46,7 +48,7 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def claim(**changes: Any) -> ledger.Claim:
+def claim(**changes: Any) -> Claim:
     fields: dict[str, Any] = {
         "table": "main_results",
         "model": "EDSR",
@@ -62,7 +64,7 @@ def claim(**changes: Any) -> ledger.Claim:
         "command": "python -m ddtb_lite train --bits 2",
         "hours": 0.025,
     }
-    return ledger.Claim(**(fields | changes))
+    return Claim(**(fields | changes))
 
 
 DONE = {"ours": 29.517, "preset": "short", "run": "edsr_x4_ddtb_2bit", "hours": 0.0}
@@ -192,9 +194,9 @@ def test_the_feature_error_is_the_last_one_of_the_curve() -> None:
 
 def test_seeds_are_runs_of_one_configuration_in_their_order() -> None:
     measured = {each["run"]: each for each in (run("b", 1, 29.4), run("a", 0, 29.5), run("c", 2, 29.6))}
-    runs = ledger.runs_of(measured, "edsr", 4, 2, "ddtb")
+    runs = runs_of(measured, "edsr", 4, 2, "ddtb")
     assert [each["seed"] for each in runs] == [0, 1, 2]
-    claims = [each for each in ledger.ledger(measured) if each.ours is not None]
+    claims = [each for each in ledger(measured) if each.ours is not None]
     assert [(each.run, each.seeds) for each in claims] == [("a", (29.5, 29.4, 29.6))]
 
 
@@ -205,12 +207,12 @@ def paper_run(**changes: Any) -> dict[str, Any]:
 
 def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
     measured = {"a": run("a", 0), "p": paper_run(precision="bf16", save_every=7)}
-    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
+    assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
 
 
 def test_a_smoke_run_replaces_nothing() -> None:
     measured = {"a": run("a", 0, preset_name="smoke"), "b": run("b", 1)}
-    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["b"]
+    assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -218,17 +220,17 @@ def test_a_smoke_run_replaces_nothing() -> None:
 )
 def test_a_changed_recipe_is_not_the_papers(change: dict[str, Any]) -> None:
     measured = {"a": run("a", 0), "p": paper_run(**change)}
-    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
+    assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
 
 
 @pytest.mark.parametrize("change", [{"training_data": ["T91"]}, {"steps": 790}, {"feature_weight": 0.0}])
 def test_a_changed_short_run_is_no_seed_of_the_others(change: dict[str, Any]) -> None:
     measured = {"a": run("a", 0), "b": run("b", 1, **change)}
-    assert [each["run"] for each in ledger.runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
+    assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
 
 
 def test_other_training_data_are_not_the_papers() -> None:
-    assert not ledger.runs_of({"p": paper_run(training_data=["T91"])}, "edsr", 4, 2, "ddtb")
+    assert not runs_of({"p": paper_run(training_data=["T91"])}, "edsr", 4, 2, "ddtb")
 
 
 @pytest.mark.parametrize("method", ["ddtb", "fqsr"])
@@ -238,9 +240,9 @@ def test_a_fully_quantized_run_as_the_experiments_have_it_counts(method: str) ->
     percentile = float(options.get("--percentile", 99))
     gate_ratio = 0.3 if method == "ddtb" else 0.0
     own = run(fully=True, bits=4, method=method, percentile=percentile, gate_ratio=gate_ratio)
-    assert ledger.runs_of({"r": own}, "edsr", 4, 4, method, fully=True)
+    assert runs_of({"r": own}, "edsr", 4, 4, method, fully=True)
     clipping = run(fully=True, bits=4, percentile=99)
-    assert not ledger.runs_of({"r": clipping}, "edsr", 4, 4, "ddtb", fully=True)
+    assert not runs_of({"r": clipping}, "edsr", 4, 4, "ddtb", fully=True)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +259,12 @@ def test_a_fully_quantized_run_as_the_experiments_have_it_counts(method: str) ->
     ids=lambda change: next(iter(change)),
 )
 def test_ablations_and_reduced_networks_are_no_claim_of_the_main_table(change: dict[str, Any]) -> None:
-    assert not ledger.runs_of({"r": run(**change)}, "edsr", 4, 2, "ddtb")
+    assert not runs_of({"r": run(**change)}, "edsr", 4, 2, "ddtb")
 
 
 def test_methods_without_gates_are_no_ablations() -> None:
     peer = run(method="pams", gate_ratio=0.0)
-    assert ledger.runs_of({"r": peer}, "edsr", 4, 2, "pams")
+    assert runs_of({"r": peer}, "edsr", 4, 2, "pams")
 
 
 # --------------------------------------------------------------------------------- running on the page

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ddtb_lite import build, quantize, throughput
-from ddtb_lite.benchmark import student_run
+from ddtb_lite import build, quantize
 from ddtb_lite.cost import complexity
 from ddtb_lite.networks import SuperResolutionNetwork
+from ddtb_lite.reproduction import throughput
+from ddtb_lite.reproduction.ratios import student_run
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

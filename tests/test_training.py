@@ -23,17 +23,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddtb_lite import Recipe, build, evaluate, files, images, initialize, load, quantize, save, train, validation
-from ddtb_lite.__main__ import main
+from ddtb_lite import Recipe, build, evaluate, images, initialize, load, quantize, save, train
+from ddtb_lite.cli import main
 from ddtb_lite.conversion import activation_quantizers, gated_paths, quantized_convolutions
 from ddtb_lite.diagnostics import bounds
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.patches import PatchSampler
 from ddtb_lite.quantizers import METHODS, DualBound
-from ddtb_lite.run_folder import RunFolder
-from ddtb_lite.runs import History, Run
-from ddtb_lite.steps import activation_bounds
-from ddtb_lite.training import brought_back
+from ddtb_lite.support import files
+from ddtb_lite.training import validation
+from ddtb_lite.training.loop import brought_back
+from ddtb_lite.training.patches import PatchSampler
+from ddtb_lite.training.run import History, Run
+from ddtb_lite.training.run_folder import RunFolder
+from ddtb_lite.training.step import activation_bounds
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
 

@@ -19,13 +19,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from ddtb_lite import build, estimates, experiments, ledger, progress, quantize, results
-from ddtb_lite.__main__ import parser
-from ddtb_lite.experiments import Experiment, select
-from ddtb_lite.recipe import Recipe
+from ddtb_lite import build, quantize
+from ddtb_lite.cli import main, parser
+from ddtb_lite.reproduction import estimates, grid, progress, results
+from ddtb_lite.reproduction.claims import ledger
+from ddtb_lite.reproduction.experiment import TRAINING_DATA, Experiment
+from ddtb_lite.reproduction.grid import select
+from ddtb_lite.support import resources
+from ddtb_lite.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
-ALL = experiments.experiments()
+ALL = grid.experiments()
 ONE_STUDENT = {"purpose": ["main results"], "model": ["edsr"], "scale": [4], "bits": [2], "method": ["pams"]}
 SNAKEMAKE = shutil.which("snakemake") or shutil.which("snakemake", path=Path(sys.executable).parent)
 
@@ -44,7 +48,7 @@ def result(name: str, preset: str = "smoke", seconds: float = 100.0, **scores: f
             "architecture": experiment.network.architecture,
             "quantization": quantization and vars(quantization),
             "recipe": vars(recipe),
-            "training_data": list(experiments.TRAINING_DATA[preset]),
+            "training_data": list(TRAINING_DATA[preset]),
         },
         "seed": experiment.seed,
         "data": {},
@@ -54,9 +58,7 @@ def result(name: str, preset: str = "smoke", seconds: float = 100.0, **scores: f
         "seconds": seconds,
         "curve": [],
         "checkpoint": None,
-        "scores": {
-            test: {"psnr": psnr, "ssim": 0.8, "images": one_image[test]} for test, psnr in scores.items()
-        },
+        "scores": {test: {"psnr": psnr, "ssim": 0.8, "images": one_image[test]} for test, psnr in scores.items()},
         "command": "made up",
     }
 
@@ -71,7 +73,7 @@ def store(folder: Path, **content: dict[str, Any]) -> None:
 
 
 def test_names_are_unique_and_each_run_comes_after_what_it_needs() -> None:
-    names = [each.name for each in experiments._all()]
+    names = [each.name for each in grid._all()]
     assert len(names) == len(set(names)) == len(ALL)
     seen: set[str] = set()
     for each in ALL.values():
@@ -94,11 +96,7 @@ def test_full_precision_comes_first_and_students_have_a_teacher_of_their_kind() 
 
 
 def test_the_grid_is_the_papers() -> None:
-    grid = {
-        (each.model, each.scale, each.bits, each.method)
-        for each in ALL.values()
-        if each.purpose == "main results"
-    }
+    grid = {(each.model, each.scale, each.bits, each.method) for each in ALL.values() if each.purpose == "main results"}
     methods = {"ddtb", "minmax", "dorefa", "pact", "pams", "lsq", "fqsr"}
     assert grid == {
         (model, scale, bits, method)
@@ -149,14 +147,14 @@ def test_every_command_is_understood_and_says_what_the_experiment_is(preset: str
         assert options.out == f"some/where/{each.name}"
         for needed, given in ((each.teacher, options.teacher), (each.start, options.start_from)):
             assert given == (needed and f"some/where/{needed}/{needed}.safetensors")
-        assert options.data == list(experiments.TRAINING_DATA[preset])
+        assert options.data == list(TRAINING_DATA[preset])
         assert options.test == (["photos"] if preset == "smoke" else None)
         assert not options.publish
 
 
 def test_options_are_ones_that_training_takes() -> None:
     """The ablations' recipes and quantizers can be made, and each differs from the base run."""
-    from ddtb_lite.arguments import pairs, quantized
+    from ddtb_lite.cli.arguments import pairs, quantized
 
     base = ALL["edsr_x4_ddtb_2bit"]
     small = build("edsr", 4, n_blocks=1, n_feats=8)
@@ -282,9 +280,7 @@ def test_ones_own_run_hides_a_published_one_unless_it_is_shorter() -> None:
 
 def test_a_longer_training_counts_for_a_shorter_preset() -> None:
     lengths = {preset: result("edsr_x2", preset) for preset in progress.PRESETS}
-    counts = {
-        (have, want): progress.finished(lengths[have], want) for have in lengths for want in progress.PRESETS
-    }
+    counts = {(have, want): progress.finished(lengths[have], want) for have in lengths for want in progress.PRESETS}
     assert [pair for pair, enough in counts.items() if enough] == [
         ("smoke", "smoke"),
         ("short", "smoke"),
@@ -360,12 +356,10 @@ def test_a_folder_with_shorter_runs_is_refused(tmp_path: Path) -> None:
         progress.jobs(select(ONE_STUDENT), "paper", str(tmp_path), [], [], [])
 
 
-def test_shipped_networks_are_those_with_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "DATA", tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "edsr_x4.safetensors").touch()
+def test_shipped_networks_are_those_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path)
+    (tmp_path / "_data" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "_data" / "checkpoints" / "edsr_x4.safetensors").touch()
     assert progress.shipped(["edsr_x2", "edsr_x4"]) == {"edsr_x4"}
 
 
@@ -374,27 +368,27 @@ def test_the_list_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "edsr_x2" / "other.json").write_text("not a result")
     options = ["--preset", "smoke", "--folder", str(tmp_path), "--own", "--models", "edsr", "--scales", "2"]
     options += ["--bits", "3", "--methods", "lsq"]
-    assert experiments.main([*options, "--commands", "--csv", str(tmp_path / "scores.csv")]) == 0
+    assert main(["experiments", *options, "--commands", "--csv", str(tmp_path / "scores.csv")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "done (smoke): photos 20.00 dB" in printed[0] and "missing, less than a minute" in printed[1]
     assert printed[3] == ALL["edsr_x2_lsq_3bit"].command("smoke") and len(printed) == 4
     assert "photos,20.0,0.8" in (tmp_path / "scores.csv").read_text()
 
-    assert experiments.main([*options, "--json"]) == 0
+    assert main(["experiments", *options, "--json"]) == 0
     output = capsys.readouterr()
     assert output.err.splitlines() == printed[:3]
     jobs = json.loads(output.out)
     assert [job["name"] for job in jobs] == ["edsr_x2", "edsr_x2_lsq_3bit"]
     assert all(isinstance(job["hours"], float) for job in jobs)
 
-    assert experiments.main(["--models", "rdn", "--purposes", "seeds"]) == 1
+    assert main(["experiments", "--models", "rdn", "--purposes", "seeds"]) == 1
     assert capsys.readouterr().err.startswith("error: No run has")
     with pytest.raises(SystemExit):
-        experiments.main(["--bits", "5"])
+        main(["experiments", "--bits", "5"])
 
 
 def test_the_ledgers_commands_and_costs_are_the_experiments() -> None:
-    claims = ledger.ledger({})
+    claims = ledger({})
     assert all(claim.command for claim in claims if claim.method in ("DDTB", "FQSR", "PAMS", "FP"))
     for claim in claims:
         method = "" if claim.method == "FP" else f"_{claim.method.lower()}_{claim.bits}bit"
@@ -405,12 +399,9 @@ def test_the_ledgers_commands_and_costs_are_the_experiments() -> None:
             assert name not in ALL
 
 
-def test_the_ledger_of_a_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ledger_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store(tmp_path, edsr_x4_pams_4bit=result("edsr_x4_pams_4bit", "short", Set5=30.25))
-    monkeypatch.setattr(sys, "argv", ["ledger", "--folder", str(tmp_path), "--own"])
-    ledger.main()
+    assert main(["ledger", "--folder", str(tmp_path), "--own"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "edsr_x4_pams_4bit" in line and "30.25" in line and "short run" in line]
     assert "1 short run" in lines[-1].split(", ")
@@ -436,11 +427,11 @@ SMALL_PYTHON = """\
     #!{python}
     import os, runpy, signal, sys
     from pathlib import Path
-    from ddtb_lite import run_folder, runs
+    from ddtb_lite.training import run, run_folder
     from ddtb_lite.networks import EDSR
 
     EDSR.__init__.__defaults__ = (1, 8)
-    write, restore = run_folder.RunFolder.write_state, runs.Run.restore
+    write, restore = run_folder.RunFolder.write_state, run.Run.restore
 
     def write_state(self, state):
         write(self, state)
@@ -453,7 +444,7 @@ SMALL_PYTHON = """\
             file.write(f"{{self.network.quantization.bits}} bits, step {{state.facts['step']}}\\n")
         restore(self, state)
 
-    run_folder.RunFolder.write_state, runs.Run.restore = write_state, restore_and_tell
+    run_folder.RunFolder.write_state, run.Run.restore = write_state, restore_and_tell
     module, sys.argv = sys.argv[2], sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 """

@@ -8,9 +8,7 @@ from .rdn import RDN
 from .srgan import SRGAN, Discriminator
 from .srresnet import SRResNet
 
-NETWORKS: dict[str, type[SuperResolutionNetwork]] = {
-    network.name: network for network in (EDSR, RDN, SRResNet, SRGAN)
-}
+NETWORKS: dict[str, type[SuperResolutionNetwork]] = {network.name: network for network in (EDSR, RDN, SRResNet, SRGAN)}
 
 __all__ = [
     "EDSR",

@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import (
-    ActivationPoint,
-    QuantizationPoints,
-    SuperResolutionNetwork,
-    check_variant,
-    upsampler_factors,
-)
+from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
 
 # Mean color of DIV2K's training images, subtracted before the first layer and added after the last.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -65,9 +59,7 @@ class EDSR(SuperResolutionNetwork):
         self.mean: Tensor
         self.register_buffer("mean", 255 * torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Sequential(conv3x3(3, n_feats))
-        self.body = nn.Sequential(
-            *[ResidualBlock(n_feats) for _ in range(n_blocks)], conv3x3(n_feats, n_feats)
-        )
+        self.body = nn.Sequential(*[ResidualBlock(n_feats) for _ in range(n_blocks)], conv3x3(n_feats, n_feats))
         upsampler = nn.Sequential()
         for factor in factors:
             upsampler.extend([conv3x3(n_feats, n_feats * factor**2), nn.PixelShuffle(factor)])

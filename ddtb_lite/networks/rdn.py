@@ -10,13 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import (
-    ActivationPoint,
-    QuantizationPoints,
-    SuperResolutionNetwork,
-    check_variant,
-    upsampler_factors,
-)
+from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
 
 
 class Concatenation:

@@ -7,14 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..distributed import BatchNorm2d
-from .base import (
-    ActivationPoint,
-    QuantizationPoints,
-    SuperResolutionNetwork,
-    check_variant,
-    upsampler_factors,
-)
+from ..support.distributed import BatchNorm2d
+from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
 
 
 def conv(in_channels: int, out_channels: int, size: int = 3) -> nn.Conv2d:

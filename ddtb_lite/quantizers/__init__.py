@@ -7,8 +7,7 @@ from .base import ActivationQuantizer, Method, Quantizer, WeightQuantizer
 from .dual_bound import DualBound, PercentileWeight
 
 METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD
-    for module in (dual_bound, minmax, dorefa, pact, pams, lsq, fqsr, reactnet)
+    module.METHOD.name: module.METHOD for module in (dual_bound, minmax, dorefa, pact, pams, lsq, fqsr, reactnet)
 }
 
 __all__ = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import distributed
 from ..networks import ActivationPoint
+from ..support import distributed
 from ..uniform import check_bits, fake_quantize
 from .base import ActivationQuantizer, Method, WeightQuantizer
 

@@ -1,0 +1,11 @@
+"""The command line: words come in, an exit status goes out; everything that computes is called from other rooms.
+
+`arguments` holds the options of all commands and what some of them stand for, `main` the short commands, `train` the
+long one.
+"""
+
+from __future__ import annotations
+
+from .main import main, parser
+
+__all__ = ["main", "parser"]

@@ -1,0 +1,90 @@
+"""The command that scores a network, or bicubic upscaling, on data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoints, datasets, evaluation
+from ..reproduction import results
+from ..support import resources
+from ..support.files import check_folder
+from . import arguments
+
+
+def add(choices: arguments.Choices) -> None:
+    """Its options."""
+    about = "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets."
+    each = arguments.command(choices, "evaluate", about, run)
+    each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')
+    each.add_argument(
+        "--data",
+        nargs="+",
+        action=arguments.Collect,
+        default=["photos"],
+        metavar="SET",
+        help="data sets or folders; by default photos that come with scikit-image",
+    )
+    each.add_argument("--scale", type=int, help="needed for bicubic only")
+    each.add_argument("--protocol", default="y", help="y (the paper's, the default), y_full or rgb")
+    each.add_argument("--border", type=int, help="pixels left out at each side; by default the scale")
+    each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    each.add_argument("--out", type=Path, metavar="FILE", help="also write a result file (.json)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score it on each set, print tables or JSON, and write a result file if one is wanted."""
+    bicubic = options.network == "bicubic"
+    if options.out:
+        check_folder(options.out)
+    network = "bicubic" if bicubic else checkpoints.load(options.network)
+    carried = not bicubic and Path(options.network).resolve().parent == resources.data("checkpoints").resolve()
+    started = time.perf_counter()
+    scores = {
+        name: evaluation.evaluate(
+            network,
+            name,
+            scale=options.scale,
+            protocol=options.protocol,
+            border=options.border,
+            device=options.device,
+        )
+        for name in options.data
+    }
+    if options.out:
+        results.write(
+            options.out,
+            run=options.out.stem,
+            config={"network": options.network, "protocol": options.protocol, "border": options.border}
+            | {"scale": next(iter(scores.values())).scale},
+            seed=0,
+            data={name: datasets.fingerprint(name) for name in options.data},
+            curve=[],
+            seconds=time.perf_counter() - started,
+            checkpoint=f"data/checkpoints/{Path(options.network).name}" if carried else None,
+            scores=scores,
+            command=arguments.command_line(options),
+            precision="fp32",
+            device=options.device,
+        )
+    if options.json:
+        rows = {
+            name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()
+        }
+        print(json.dumps(_finite(rows)))
+    else:
+        print("\n\n".join(str(score) for score in scores.values()))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity, which is the PSNR of equal images: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

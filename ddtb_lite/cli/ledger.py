@@ -1,0 +1,28 @@
+"""The command that prints the claims ledger: each score that the paper prints, ours, and a verdict."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..reproduction import progress, results
+from ..reproduction.claims import ledger, summary
+from . import arguments
+
+
+def add(choices: arguments.Choices) -> None:
+    """Its options."""
+    each = arguments.command(choices, "ledger", "Each score that the paper prints, ours, and a verdict.", run)
+    each.add_argument("--folder", default="runs", help="where the run folders lie")
+    each.add_argument("--own", action="store_true", help="count this folder's results only, not data/results")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the ledger as text."""
+    published = {} if options.own else results.all_results()
+    claims = ledger(progress.together(published, progress.results_in(options.folder)))
+    for claim in claims:
+        ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
+        what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
+        cost = claim.run or (f"about {claim.hours:.2f} H100-hours by arithmetic" if claim.command else "")
+        print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:18s} {cost}")
+    print(", ".join(f"{count} {status}" for status, count in summary(claims).items()))

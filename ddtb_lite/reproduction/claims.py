@@ -1,0 +1,193 @@
+"""The claims ledger: each score that the paper prints, what we measured for it, and a computed verdict.
+
+`python -m ddtb_lite.ledger` prints it: done, done by a short run, or not run and what that would cost.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ..conversion import DEFAULTS
+from ..networks import Quantization
+from ..quantizers import METHODS
+from ..training.recipe import Recipe
+from . import progress, results
+from .estimates import outline
+from .experiment import TRAINING_DATA, Experiment
+from .grid import FULLY_PERCENTILE, experiments
+
+# How far two honest runs of one recipe lie apart; the authors call less than this noise.
+REPRODUCED_WITHIN = 0.05
+APPROXIMATE_WITHIN = 0.3
+
+# The tables of scores in `data/paper`, and the purpose of the experiments that repeat them.
+PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully quantized"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A printed PSNR (dB), and ours of the best fitting run: None where nothing was run.
+
+    `command` produced ours or would produce it; it is empty for a method that the package does not have.
+
+    `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
+    shorter one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not
+    run. `seeds` are the PSNR of all runs that differ from the best one by their seed, its own first.
+    """
+
+    table: str
+    model: str
+    scale: int
+    bits: int
+    method: str
+    dataset: str
+    paper: float
+    source: str
+    ours: float | None
+    preset: str | None
+    run: str | None
+    command: str
+    hours: float
+    seeds: tuple[float, ...] = ()
+    paper_ssim: float | None = None
+    ours_ssim: float | None = None
+
+    @property
+    def status(self) -> str:
+        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not here"."""
+        if self.ours is None:
+            return "not run" if self.command else "not here"
+        if self.preset != "paper":
+            return "short run"
+        difference = abs(self.ours - self.paper)
+        if difference <= REPRODUCED_WITHIN:
+            return "reproduced"
+        return "approximate" if difference <= APPROXIMATE_WITHIN else "contradicted"
+
+
+def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
+    """One `Claim` for each score in the main table and Table S2; `measured` defaults to `data/results`."""
+    measured = results.all_results() if measured is None else measured
+    claims = []
+    for table, rows in results.paper_tables().items():
+        if table not in PURPOSES:
+            continue
+        for row in rows:
+            model, scale, bits = row["model"].lower(), int(row["scale"]), int(row["bits"])
+            method = row["method"].lower()
+            fully = table != "main_results"
+            runs = runs_of(measured, model, scale, bits, method, fully, row["dataset"])
+            run = runs[0] if runs else None
+            scores = [each["scores"][row["dataset"]] for each in runs]
+            ours = _experiment(table, model, scale, bits, method)
+            claims.append(
+                Claim(
+                    table,
+                    row["model"],
+                    scale,
+                    bits,
+                    row["method"],
+                    row["dataset"],
+                    float(row["psnr_db"]),
+                    row["source"],
+                    scores[0]["psnr"] if run else None,
+                    run["config"]["recipe"]["preset_name"] if run else None,
+                    run["run"] if run else None,
+                    run["command"] if run else ours.command("paper") if ours else "",
+                    0.0 if run or not ours else ours.hours("paper") or 0.0,
+                    tuple(score["psnr"] for score in scores),
+                    float(row["ssim"]) if row["ssim"] else None,
+                    scores[0].get("ssim") if run else None,
+                )
+            )
+    return claims
+
+
+def runs_of(
+    measured: dict[str, dict[str, Any]],
+    model: str,
+    scale: int,
+    bits: int,
+    method: str,
+    fully: bool = False,
+    dataset: str = "Set5",
+) -> list[dict[str, Any]]:
+    """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
+
+    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and on the preset's
+    training data. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not
+    matter.
+    """
+
+    def preset(run: dict[str, Any]) -> str:
+        return run["config"]["recipe"]["preset_name"]
+
+    def fits(run: dict[str, Any]) -> bool:
+        config = run["config"]
+        if "recipe" not in config or dataset not in run["scores"]:
+            return False
+        if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
+            return False
+        if not _as_prescribed(config):
+            return False
+        if config["quantization"] is None:
+            return method == "fp"
+        wanted = {"method": method, "bits": bits, "fully": fully}
+        alike = all(config["quantization"][key] == value for key, value in wanted.items())
+        return alike and not _is_ablation(config)
+
+    fitting = sorted(filter(fits, measured.values()), key=lambda run: (-progress.length(run), run["seed"]))
+    chosen: dict[int, dict[str, Any]] = {}
+    for run in fitting:
+        if preset(run) == preset(fitting[0]):
+            chosen.setdefault(run["seed"], run)
+    return list(chosen.values())
+
+
+def _full_size(config: dict[str, Any]) -> bool:
+    usual = outline(config["model"], config["scale"]).architecture
+    return config.get("architecture", usual) == usual
+
+
+def _as_prescribed(config: dict[str, Any]) -> bool:
+    """Whether a run kept the recipe and the training data of its preset, or took its method's own learning rates."""
+    quantization, recipe = config["quantization"], config["recipe"]
+    how = None if quantization is None else Quantization(**quantization)
+    network = outline(config["model"], config["scale"], quantization=how)
+    name = recipe["preset_name"]
+    presets = [Recipe.preset(name, network, own_rates) for own_rates in (False, True)]
+    same_data = config["training_data"] == list(TRAINING_DATA[name])
+    return same_data and any(preset.agrees_with(recipe) for preset in presets)
+
+
+def _is_ablation(config: dict[str, Any]) -> bool:
+    """Whether the method was changed where no recipe shows it: then the run is not about the paper's network."""
+    quantization = config["quantization"]
+    gated = METHODS[quantization["method"]].gated
+    usual = DEFAULTS[config["model"]]
+    expected = {
+        "variant": "paper",
+        "percentile": FULLY_PERCENTILE if quantization.get("fully") and gated else usual.percentile,
+        "gate_ratio": usual.gate_ratio if gated else 0.0,
+    }
+    return any(quantization.get(key, value) != value for key, value in expected.items())
+
+
+@functools.cache
+def _experiment(table: str, model: str, scale: int, bits: int, method: str) -> Experiment | None:
+    """The experiment that repeats a printed score, None for a method that the package does not have."""
+    wanted: tuple[object, ...] = (PURPOSES[table], model, scale, bits, method)
+    if method == "fp":
+        wanted = ("full precision", model, scale, None, None)
+    for each in experiments().values():
+        if (each.purpose, each.model, each.scale, each.bits, each.method) == wanted:
+            return each
+    return None
+
+
+def summary(claims: list[Claim]) -> dict[str, int]:
+    """How many claims have which status."""
+    return dict(Counter(claim.status for claim in claims))

@@ -1,0 +1,152 @@
+"""How far a list of experiments has come: what is done, under way or missing, and what is left to do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from ..support import resources
+from . import results
+from .experiment import Experiment
+
+# From the shortest to the longest.
+PRESETS = ("smoke", "short", "paper")
+
+
+def results_in(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The results of the runs whose folders lie in a folder, by name."""
+    files = sorted(Path(folder).glob("*/*.json"))
+    return {file.stem: results.read(file) for file in files if file.stem == file.parent.name}
+
+
+def length(result: dict[str, Any]) -> int:
+    """How long the run's preset trains, by its place among `PRESETS`; −1 if it was no training."""
+    name = result["config"].get("recipe", {}).get("preset_name")
+    return PRESETS.index(name) if name in PRESETS else -1
+
+
+def together(published: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Published results and one's own, by name: of two alike in name the longer training, else one's own."""
+    newer = {name: run for name, run in own.items() if name not in published or length(run) >= length(published[name])}
+    return published | newer
+
+
+def finished(result: dict[str, Any], preset: str) -> bool:
+    """Whether a result comes from a training at least as long as the preset's."""
+    return length(result) >= PRESETS.index(preset)
+
+
+def listing(
+    chosen: Iterable[Experiment],
+    preset: str,
+    folder: str,
+    done: Mapping[str, dict[str, Any]],
+    timed: Iterable[dict[str, Any]],
+) -> str:
+    """A line for each experiment: the scores of what is done, what the rest takes; and the sum of that.
+
+    `done` are results by name, `timed` those whose speed the estimates are based on.
+    """
+    chosen = list(chosen)
+    width = max((len(each.name) for each in chosen), default=0)
+    lines, left = [], 0.0
+    for each in chosen:
+        if result := done.get(each.name):
+            outcome = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
+            if step := result["config"].get("diverged_at"):
+                outcome = f"diverged at step {step}"
+            state = f"done ({result['config']['recipe']['preset_name']}): {outcome}"
+        else:
+            step = _last_step(Path(folder) / each.name, preset)
+            state = "missing" if step is None else f"under way, at step {step}"
+            hours = each.hours(preset, timed)
+            if hours is not None:
+                hours *= 1 - min(1, (step or 0) / each.steps(preset))
+                state += f", {_duration(hours)}"
+                left += hours
+        lines.append(f"{each.purpose:16s} {each.name:{width}s} {state}")
+    if left:
+        basis = "on one H100, by arithmetic" if preset == "paper" else "at the speed of runs that are done"
+        lines.append(f"All that is left: {_duration(left)} {basis}.")
+    return "\n".join(lines)
+
+
+def _last_step(folder: Path, preset: str) -> int | None:
+    """The step from which an unfinished run of a preset continues, None if it has not saved a state."""
+    state = folder / "state.safetensors"
+    if not state.exists():
+        return None
+    try:
+        with safetensors.safe_open(state, "pt") as file:
+            facts = json.loads(file.metadata()["run"])
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{state} is damaged ({error}): delete its folder to start that run again.") from error
+    return facts["step"] if facts["identity"]["recipe"]["preset_name"] == preset else None
+
+
+def _duration(hours: float) -> str:
+    minutes = 60 * hours
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes:.1f} minutes" if minutes < 90 else f"about {hours:.1f} hours"
+
+
+def shipped(names: Iterable[str]) -> set[str]:
+    """Those of some runs whose networks are in `data/checkpoints`."""
+    return {name for name in names if (resources.data("checkpoints") / f"{name}.safetensors").exists()}
+
+
+def jobs(
+    chosen: Iterable[Experiment],
+    preset: str,
+    folder: str,
+    elsewhere: Collection[str],
+    shipped: Collection[str],
+    timed: Iterable[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """What a workflow has to know of each run in `folder`: its inputs, its command and its cost.
+
+    Runs that are done `elsewhere` are left out, unless a network is needed that is not among the `shipped`.
+    Raises `ValueError` if `folder` holds results of a shorter preset.
+    """
+    chosen, timed = list(chosen), list(timed)
+    for name, result in results_in(folder).items():
+        if not finished(result, preset):
+            raise ValueError(f"{folder}/{name} holds a shorter run than {preset}'s; choose another folder.")
+    todo: list[Experiment] = []
+    needed: set[str] = set()
+    for each in reversed(chosen):
+        if each.name not in elsewhere or each.name in needed - set(shipped):
+            todo.insert(0, each)
+            needed |= set(each.needs)
+    return [
+        {
+            "name": each.name,
+            "quantized": each.quantization is not None,
+            "inputs": each.inputs(folder, shipped),
+            "arguments": each.arguments(preset, folder, shipped),
+            "hours": each.hours(preset, timed),
+        }
+        for each in todo
+    ]
+
+
+def as_csv(chosen: Iterable[Experiment], done: Mapping[str, dict[str, Any]]) -> str:
+    """The scores of all runs that are done, one row a data set."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    fields = ("purpose", "model", "scale", "bits", "method", "fully", "seed")
+    writer.writerow(["run", *fields, "preset", "dataset", "psnr_db", "ssim", "seconds"])
+    for each in chosen:
+        if result := done.get(each.name):
+            about = [each.name, *(getattr(each, field) for field in fields)]
+            about.append(result["config"]["recipe"]["preset_name"])
+            for name, score in result["scores"].items():
+                writer.writerow([*about, name, score["psnr"], score["ssim"], result["seconds"]])
+    return text.getvalue()

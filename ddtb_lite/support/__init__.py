@@ -1,0 +1,1 @@
+"""What every room needs and nobody comes for: devices and processes, files and carried data, hooks, provenance."""

@@ -1,0 +1,140 @@
+"""What happens on the device in one training step: patches, losses, gradients, new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor, nn
+
+from ..quantizers import ActivationQuantizer
+from ..support import distributed
+from .adversarial import Adversary
+from .cuda_graph import StepGraph, recorder_for
+from .losses import Objective
+from .optimizer import LossScale, moments, restore_moments
+from .patches import PatchSampler
+
+
+class TrainingStep:
+    """Draws a batch, and moves the parameters of `objective.network` against the gradient with Adam.
+
+    Nothing in it waits for the device, and on a GPU it is recorded as a CUDA graph. `adversary`, if there is one,
+    takes its own step after the network's.
+    """
+
+    def __init__(self, objective: Objective, sampler: PatchSampler, batch_size: int, device: torch.device) -> None:
+        self.objective, self.sampler, self.batch_size, self.device = objective, sampler, batch_size, device
+        self.batch: tuple[Tensor, Tensor] | None = None
+        self.loss_scale = LossScale(device) if objective.dtype == torch.float16 else None
+        # Processes talk to each other within a step, which has not been recorded anywhere yet.
+        self.graph = StepGraph(recorder_for(device) if distributed.world_size() == 1 else None)
+
+    @property
+    def adversary(self) -> Adversary | None:
+        return self.objective.adversary
+
+    def renew(self) -> None:
+        """A new optimizer, without memory of earlier gradients."""
+        network = self.objective.network
+        own = activation_bounds(network)
+        known = set(own)
+        weights = [parameter for parameter in network.parameters() if parameter not in known]
+        on_gpu = self.device.type == "cuda"
+        groups: list[dict] = [{"params": weights}, {"params": own}]
+        for group in groups:
+            # A graph reads its learning rate from a tensor.
+            group["lr"] = torch.zeros((), device=self.device) if on_gpu else 0.0
+        # Fused, because only such an optimizer can skip a step while the host does not wait.
+        self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
+        self.share()
+
+    def share(self) -> None:
+        """Let processes share the objective; due again whenever other parameters get gradients."""
+        self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
+
+    def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
+        """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
+
+        Beside them is "discarded": 1 if the loss or a gradient was not finite and the network has not moved, else 0.
+        `situation` names what else decides how the step is computed, such as the bit-width.
+        """
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        low, high = (distributed.share(patches) for patches in self.sampler.sample(self.batch_size))
+        if self.batch is None or self.device.type == "cpu":
+            self.batch = low, high
+        else:  # a graph reads its patches from the same place each time
+            self.batch[0].copy_(low)
+            self.batch[1].copy_(high)
+        return self.graph(self._step, (situation, id(self.optimizer)))
+
+    def _step(self) -> dict[str, Tensor]:
+        assert self.batch is not None
+        losses = self.parallel_objective(*self.batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(losses["loss"])
+        values = distributed.mean(torch.stack(list(losses.values())).detach())
+        finite = self._is_finite(values[0])
+        self._update(finite)
+        means = dict(zip(losses, values, strict=True))
+        means["discarded"] = (~finite).float()
+        if self.adversary is not None:
+            means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
+        return means
+
+    def _backward(self, loss: Tensor) -> None:
+        """Gradients of the loss; with a loss scale they pass through float16 enlarged, and are made small again."""
+        if self.loss_scale is None:
+            loss.backward()
+            return
+        (loss * self.loss_scale.factor).backward()
+        torch._foreach_div_(self._gradients(), self.loss_scale.factor)
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.objective.network.parameters() if each.grad is not None]
+
+    def _is_finite(self, loss: Tensor) -> Tensor:
+        """Whether the loss and all gradients are finite, a 0-d boolean tensor."""
+        return torch.isfinite(torch.stack(torch._foreach_norm([loss, *self._gradients()])).sum())
+
+    def _update(self, finite: Tensor) -> None:
+        """Move the parameters, or leave them and Adam's memory as they are if the step was not `finite`."""
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes from step to step, the network apart, by dotted name."""
+        tensors = {"sampler": self.sampler.state()}
+        parts = {"optimizer": moments(self.optimizer)}
+        if self.adversary is not None:
+            parts["adversary"] = self.adversary.state()
+        if self.loss_scale is not None:
+            parts["loss_scale"] = self.loss_scale.state()
+        return tensors | {f"{kind}.{name}": value for kind, part in parts.items() for name, value in part.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.renew()
+        self.sampler.set_state(state["sampler"])
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "adversary": {}, "loss_scale": {}}
+        for name, value in state.items():
+            kind, _, rest = name.partition(".")
+            if rest:
+                parts[kind][rest] = value
+        restore_moments(self.optimizer, parts["optimizer"])
+        if self.adversary is not None:
+            self.adversary.restore(parts["adversary"])
+        if self.loss_scale is not None and parts["loss_scale"]:  # none if the run was in another precision so far
+            self.loss_scale.restore(parts["loss_scale"])
+
+
+def activation_bounds(network: nn.Module) -> list[nn.Parameter]:
+    """What trains with the bounds' learning rate, of all activation quantizers."""
+    quantizers = [module for module in network.modules() if isinstance(module, ActivationQuantizer)]
+    return [parameter for quantizer in quantizers for parameter in quantizer.bound_parameters()]
