@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
+BOOK = Path(__file__).resolve().parents[2] / "book"
 PAGES = ("foundations/quantization.ipynb", "method/dual_bounds.ipynb")
 
 # At run time, in the notebook's own process; no source is touched.

@@ -719,7 +719,7 @@ def test_kill_and_terminate_real_processes(tmp_path: Path, capsys: pytest.Captur
     def process() -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "ddtb_lite", *command(out, tmp_path)],
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -20,7 +20,7 @@ import torch
 from ddtb_lite.reproduction import results
 from ddtb_lite.support import files, provenance, resources
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 SHA = "0123456789abcdef" * 4
 

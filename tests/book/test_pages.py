@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CHECKS = Path(__file__).with_name("page_checks.js")
 DESKTOP = {"width": 1280, "height": 900}

@@ -28,7 +28,7 @@ from ddtb_lite.reproduction.grid import select
 from ddtb_lite.support import resources
 from ddtb_lite.training.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ALL = grid.experiments()
 ONE_STUDENT = {"purpose": ["main results"], "model": ["edsr"], "scale": [4], "bits": [2], "method": ["pams"]}
 SNAKEMAKE = shutil.which("snakemake") or shutil.which("snakemake", path=Path(sys.executable).parent)

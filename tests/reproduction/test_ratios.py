@@ -173,7 +173,7 @@ def test_memory_is_measured_in_a_real_process() -> None:
         "print(ratios.step_memory('cpu', 'naive', batch_size=2))"
     )
     finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert finished.returncode == 0, finished.stderr
     assert 4 * 2 * 16 * 48 * 48 < int(finished.stdout) < 200_000_000
