@@ -15,13 +15,14 @@ QUIET     := TQDM_DISABLE=1
 # Notebooks that run side by side would fight for cores.
 ONE_CORE  := OMP_NUM_THREADS=1
 
-.PHONY: book test results notebooks clean help
+.PHONY: book test results notebooks address clean help
 
 help:
 	@echo "make book       build the book, print where it is"
 	@echo "make test       ruff, mypy, pytest, nbval over every notebook"
 	@echo "make results    list every run of the reproduction: done, running, missing, and its cost"
 	@echo "make notebooks  execute every notebook in place"
+	@echo "make address    move all links to another repository: make address REPO=owner/name"
 	@echo "make clean      delete what was built"
 
 $(INSTALLED): requirements.txt pyproject.toml
@@ -43,6 +44,7 @@ book: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
 	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(NOTEBOOKS)
@@ -52,6 +54,11 @@ results: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(QUIET) $(ONE_CORE) $(BIN)/python book/execute.py $(NOTEBOOKS)
+
+# _config.yml holds the address; everything that repeats it is rewritten.
+address:
+	@test -n "$(REPO)" || { echo "Name the repository: make address REPO=owner/name"; exit 1; }
+	$(PYTHON) book/address.py $(REPO)
 
 clean:
 	rm -rf _build .jupyter_cache .pytest_cache .mypy_cache .ruff_cache

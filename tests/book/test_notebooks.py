@@ -165,7 +165,7 @@ def test_notebook_opens_and_installs_on_colab(path: Path) -> None:
     sources = [text(cell["source"]) for cell in code_cells(notebook)]
     installing = [source for source in sources if "pip install" in source]
     assert len(installing) == 1
-    assert f"git+{REPOSITORY}" in installing[0]
+    assert f"ddtb-lite[notebooks] @ git+{REPOSITORY}" in installing[0]
     assert not re.search(r"\b(?:torch|numpy)\b", installing[0]), "Colab's own torch and numpy stay"
 
 
