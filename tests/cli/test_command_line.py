@@ -28,6 +28,7 @@ from ddtb_lite.reproduction import progress, results
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.reproduction.ratios import Ratio
 from ddtb_lite.reproduction.throughput import Throughput
+from ddtb_lite.support import resources
 from ddtb_lite.training.run import Run
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
@@ -281,7 +282,7 @@ def test_publishing_never_replaces_a_longer_run(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    monkeypatch.setattr(results, "DATA", data)
+    monkeypatch.setattr(resources, "repository", lambda: tmp_path)
     for folder in ("results", "checkpoints"):
         (data / folder).mkdir(parents=True)
     out = tmp_path / "run"
@@ -609,7 +610,7 @@ def test_places_that_cannot_be_written(place: Place, tmp_path: Path, capsys: pyt
     with pytest.MonkeyPatch.context() as patched:  # noticed before anything is trained or scored
         patched.setattr(train_command, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
         patched.setattr(train_command, "train", lambda *_, **__: pytest.fail("something was trained"))
-        patched.setattr(results, "DATA", tmp_path / "no data")
+        patched.setattr(resources, "repository", lambda: tmp_path / "no checkout")
         for arguments in (
             ["evaluate", place.network, "--data", place.images, "--out", tmp_path / "nowhere" / "x.json"],
             ["train", *TINY, *STEPS, "--data", place.images, "--out", tmp_path / "run", "--publish"],
