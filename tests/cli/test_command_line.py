@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,9 +283,10 @@ def test_publishing_never_replaces_a_longer_run(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    monkeypatch.setattr(resources, "repository", lambda: tmp_path)
     for folder in ("results", "checkpoints"):
         (data / folder).mkdir(parents=True)
+    shutil.copy(resources.data("datasets.toml"), data)
+    monkeypatch.setattr(resources, "repository", lambda: tmp_path)
     out = tmp_path / "run"
     arguments = ["train", *TINY, *STEPS, "--data", str(place.images), "--test", "--out", str(out), "--publish"]
     assert main(arguments) == 0
