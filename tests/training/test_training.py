@@ -614,6 +614,39 @@ def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+def test_what_leaves_the_result_alone_may_change_on_the_way(tmp_path: Path, uninterrupted: Outcomes) -> None:
+    for number, changes in enumerate([{"checkpointing": True}, {"placement": "host"}, {"save_every": 2}]):
+        cut_off(tmp_path / str(number), 4)
+        network, history = start(tmp_path / str(number), recipe=RECIPE.override(**changes))
+        assert equal(state_of(network), uninterrupted["student"][0])
+        assert facts(history) == uninterrupted["student"][1]
+
+
+def rewrite_identity(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a run's folder says of the run that it holds."""
+    path = folder / "state.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        run = json.loads(file.metadata()["run"])
+    change(run["identity"])
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"run": json.dumps(run)})
+
+
+def test_the_folder_of_an_older_version_goes_on(tmp_path: Path, uninterrupted: Outcomes) -> None:
+    """It may know fields of the recipe that do not count, and lack later ones; the others must agree."""
+
+    def older(identity: dict[str, Any]) -> None:
+        identity["recipe"] |= {"checkpointing": True, "placement": "device", "save_every": 7, "momentum": 0.9}
+        del identity["recipe"]["fixed_bounds"]
+
+    cut_off(tmp_path, 4)
+    rewrite_identity(tmp_path, older)
+    network, _ = start(tmp_path)
+    assert equal(state_of(network), uninterrupted["student"][0])
+    rewrite_identity(tmp_path, lambda identity: identity["recipe"].update(batch_size=3))
+    with pytest.raises(ValueError, match=r"different recipe\)"):
+        start(tmp_path)
+
+
 @pytest.mark.parametrize("which", ["teacher", "student"])
 def test_other_weights_are_another_run(which: str, tmp_path: Path) -> None:
     """The same folder with another teacher, or another start, must not go on as if nothing had happened."""
@@ -1105,10 +1138,20 @@ def test_full_memory_says_what_to_do_and_keeps_the_last_state(
 
     with monkeypatch.context() as patched:
         after_each_step(patched, refuse)
-        with pytest.raises(RuntimeError, match=r"memory of cpu is full at step 7\. Say checkpointing=true, or choose"):
+        with pytest.raises(RuntimeError, match=r"memory of cpu is full at step 7.* checkpointing=true"):
             start(tmp_path)
-    network, _ = start(tmp_path)
+    network, _ = start(tmp_path, recipe=RECIPE.override(checkpointing=True))  # as the message says
     assert equal(state_of(network), uninterrupted["student"][0])
+
+
+def test_full_memory_does_not_advise_what_is_done_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: Run) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    after_each_step(monkeypatch, refuse)
+    with pytest.raises(RuntimeError, match=r"smaller batch_size \(2\) or patch_size \(32\)") as error:
+        train(full_precision(), DATA, PLAIN.override(checkpointing=True), progress=False, device="cpu")
+    assert "checkpointing" not in str(error.value)
 
 
 def test_networks_return_to_the_device_where_they_were() -> None:
