@@ -36,9 +36,11 @@ logger = logging.getLogger(__name__)
 class History:
     """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time.
 
-    `bounds` has an entry for each validation of a DDTB student: {"step", "bounds": {path: (lower, upper)}}.
+    `data` is the training images' `datasets.fingerprint`. `bounds` has an entry for each validation of a DDTB student:
+    {"step", "bounds": {path: (lower, upper)}}.
     """
 
+    data: str
     rows: list[dict] = field(default_factory=list)
     bounds: list[dict] = field(default_factory=list)
     best_step: int | None = None
@@ -113,7 +115,7 @@ class Run:
         self.train_step = TrainingStep(objective, self.sampler, recipe.batch_size, device)
         self.identity = identity(network, teacher, recipe, data, seed)
         self.step = 0
-        self.history = History()
+        self.history = History(self.identity["data"])
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
         self.best_weights: dict[str, Tensor] = {}
@@ -171,7 +173,7 @@ class Run:
         self.best_weights = state.group("best")
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]
-        self.history = History(**facts["history"])
+        self.history = History(**{**facts["history"], "data": self.identity["data"]})  # older states do without
 
     def check(self) -> None:
         """Raise `Diverged` if a loss, a gradient or a parameter is not finite: such a state is not worth keeping."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddtb_lite import Recipe, build, evaluate, images, initialize, load, quantize, save, train
+from ddtb_lite import Recipe, build, datasets, evaluate, images, initialize, load, quantize, save, train
 from ddtb_lite.cli import main
 from ddtb_lite.conversion import activation_quantizers, gated_paths, quantized_convolutions
 from ddtb_lite.diagnostics import bounds
@@ -622,27 +622,29 @@ def test_what_leaves_the_result_alone_may_change_on_the_way(tmp_path: Path, unin
         assert facts(history) == uninterrupted["student"][1]
 
 
-def rewrite_identity(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what a run's folder says of the run that it holds."""
+def rewrite_facts(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a run's folder says of its run."""
     path = folder / "state.safetensors"
     with safetensors.safe_open(path, "pt") as file:
         run = json.loads(file.metadata()["run"])
-    change(run["identity"])
+    change(run)
     safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"run": json.dumps(run)})
 
 
 def test_the_folder_of_an_older_version_goes_on(tmp_path: Path, uninterrupted: Outcomes) -> None:
     """It may know fields of the recipe that do not count, and lack later ones; the others must agree."""
 
-    def older(identity: dict[str, Any]) -> None:
-        identity["recipe"] |= {"checkpointing": True, "placement": "device", "save_every": 7, "momentum": 0.9}
-        del identity["recipe"]["fixed_bounds"]
+    def older(run: dict[str, Any]) -> None:
+        recipe = run["identity"]["recipe"]
+        recipe |= {"checkpointing": True, "placement": "device", "save_every": 7, "momentum": 0.9}
+        del recipe["fixed_bounds"], run["history"]["data"]
 
     cut_off(tmp_path, 4)
-    rewrite_identity(tmp_path, older)
-    network, _ = start(tmp_path)
+    rewrite_facts(tmp_path, older)
+    network, history = start(tmp_path)
     assert equal(state_of(network), uninterrupted["student"][0])
-    rewrite_identity(tmp_path, lambda identity: identity["recipe"].update(batch_size=3))
+    assert facts(history) == uninterrupted["student"][1]
+    rewrite_facts(tmp_path, lambda run: run["identity"]["recipe"].update(batch_size=3))
     with pytest.raises(ValueError, match=r"different recipe\)"):
         start(tmp_path)
 
@@ -798,6 +800,27 @@ def test_kill_and_terminate_real_processes(tmp_path: Path, capsys: pytest.Captur
     assert equal(*states)
     checkpoints = [load(folder / "run.safetensors").state_dict() for folder in (out, reference)]
     assert equal(*checkpoints)
+
+
+def test_the_training_images_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fingerprint in the result file comes from the images at hand: a large set takes minutes to decode."""
+    (tmp_path / "images").mkdir()
+    for name, image in DATA:
+        images.write(tmp_path / "images" / f"{name}.png", image)
+    save(full_precision(), tmp_path / "teacher.safetensors")
+    expected, read, real = datasets.fingerprint(tmp_path / "images"), [], images.read
+
+    def watched(path: Path) -> np.ndarray:
+        read.append(path.stem)
+        return real(path)
+
+    monkeypatch.setattr(images, "read", watched)
+    out = tmp_path / "run"
+    for _ in range(2):  # the second call finds the run finished
+        read.clear()
+        assert main(command(out, tmp_path)) == 0
+        assert sorted(read) == [name for name, _ in DATA]
+        assert json.loads((out / "run.json").read_text())["data"] == {"training": expected}
 
 
 def test_a_resumed_log_has_the_same_columns(tmp_path: Path) -> None:
