@@ -95,6 +95,8 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
         run.begin()
     else:
         run.restore(state)
+        if folder and run.best_weights:
+            folder.write_best(run.best_weights)  # those there may come from steps that are lost
     with tqdm(total=recipe.steps, initial=run.step, unit="step", disable=None if progress else True) as bar:
         while run.step < recipe.steps:
             run.advance()

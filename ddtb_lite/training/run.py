@@ -23,7 +23,7 @@ from ..support.devices import training_precision
 from .adversarial import Adversary, PerceptualLoss
 from .losses import Objective
 from .patches import PatchSampler
-from .preconditions import check_gates, check_teacher
+from .preconditions import check_falling_bits, check_gates, check_teacher
 from .recipe import Recipe
 from .run_folder import RunState, identity
 from .step import TrainingStep
@@ -86,8 +86,11 @@ class Run:
             check_teacher(teacher, network)
             teacher.eval()
         network.checkpointing = recipe.checkpointing
+        self.bits = 32 if network.quantization is None else network.quantization.bits
+        check_falling_bits(self.bits, recipe)
         check_gates(network, recipe)
-        held_out, kept = split(data, recipe.validation_images, smallest_side(network.scale, network.scale))
+        smallest = smallest_side(network.scale, network.scale)
+        held_out, kept = split(data, recipe.validation_images, smallest, recipe.patch_size)
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed, device, recipe.placement
         )
@@ -97,7 +100,6 @@ class Run:
                 *(self.sampler.left_out, len(kept), recipe.patch_size, recipe.patch_size),
             )
         self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
-        self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
         adversary = None
         if recipe.adversarial_weight:
@@ -135,7 +137,7 @@ class Run:
         self.train_step.renew()
 
     def state(self) -> RunState:
-        """A complete copy of the run: what `restore` needs to go on bit for bit."""
+        """The whole run, until its next step: what `restore` needs to go on bit for bit."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         tensors |= {f"step.{name}": value for name, value in self.train_step.state().items()}

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from ddtb_lite.training import validation
 from ddtb_lite.training.loop import brought_back
 from ddtb_lite.training.patches import PatchSampler
 from ddtb_lite.training.run import History, Run
-from ddtb_lite.training.run_folder import RunFolder
+from ddtb_lite.training.run_folder import RunFolder, RunState
 from ddtb_lite.training.step import activation_bounds
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
@@ -846,6 +847,30 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
 
 
+def test_the_best_weights_in_the_folder_are_those_of_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may be killed between the two; where machines round otherwise, the better score does not come again."""
+    recipe = PLAIN.override(validate_every=3, save_every=3)
+    monkeypatch.setattr(validation, "evaluate", Scripted([20, 30]))
+    with monkeypatch.context() as patched:
+        write_state = RunFolder.write_state
+
+        def killed(folder: RunFolder, state: RunState) -> None:
+            if state.facts["step"] == 6:
+                raise PowerCut
+            write_state(folder, state)
+
+        patched.setattr(RunFolder, "write_state", killed)
+        with pytest.raises(PowerCut):
+            train(full_precision(), DATA, recipe, out=tmp_path, progress=False, device="cpu")
+    monkeypatch.setattr(validation, "evaluate", Scripted([10, 10, 10]))
+    network = full_precision()
+    history = train(network, DATA, recipe, out=tmp_path, progress=False, device="cpu")
+    assert (history.best_step, history.best_psnr) == (3, 20)
+    assert equal(safetensors.torch.load_file(tmp_path / "best.safetensors"), state_of(network))
+
+
 def test_a_finished_run_has_its_whole_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the last two files that it writes."""
     for name in ("write_state", "write_log"):
@@ -950,6 +975,13 @@ def test_large_images_among_small_ones() -> None:
     assert len(history.rows) == len(again.rows) == 3
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_the_only_image_that_a_patch_fits_into_is_trained_on(place: int) -> None:
+    data = [picture(index, 26, 26) if index != place else picture(index) for index in range(4)]
+    history = train(full_precision(), data, PLAIN.override(validation_images=2), progress=False, device="cpu")
+    assert history.best_psnr > 0
+
+
 def test_an_image_too_small_to_be_scored_is_not_held_out() -> None:
     data = [picture(0), picture(1), picture(2, 15, 40), picture(3)]  # of these the third would be held out
     pairs = [(str(index), image) for index, image in enumerate(data)]
@@ -976,6 +1008,24 @@ def test_what_would_stop_the_warm_up_is_told_at_the_start(change: dict[str, Any]
         train(student(), DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
     ungated = quantize(full_precision(), "ddtb", 2, gate_ratio=0)
     Run(ungated, full_precision(), recipe, [(str(i), each) for i, (_, each) in enumerate(DATA)], 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stages", [((2, 3), (8, 2)), ((3, 2), (4, 3)), ((4, 2), (4, 3))])
+def test_bit_widths_that_do_not_fall(stages: tuple[tuple[int, int], ...]) -> None:
+    recipe = RECIPE.override(falling_bits=stages)
+    with pytest.raises(ValueError, match=rf"falling_bits is {re.escape(str(stages))}.* 2 bits .* the largest first"):
+        train(student(), DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
+
+
+def test_full_precision_has_no_bit_widths_to_fall() -> None:
+    with pytest.raises(ValueError, match=r"falling_bits is \(\(4, 3\), \(3, 2\)\).* 32 bits"):
+        train(full_precision(), DATA, RECIPE, progress=False, device="cpu")
+
+
+def test_a_network_cannot_teach_itself() -> None:
+    network = full_precision()
+    with pytest.raises(ValueError, match="network itself.* a copy"):
+        train(network, DATA, PLAIN, teacher=network, progress=False, device="cpu")
 
 
 def test_an_out_that_is_a_file(tmp_path: Path) -> None:
