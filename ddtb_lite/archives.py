@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
@@ -181,7 +183,7 @@ def unpack(archive: Path, folder: str, target: Path, images: int, exclude: tuple
         if len(written) != images:
             raise RuntimeError(f"{archive} holds {len(written)} images in {folder}, expected {images}")
         os.replace(unfinished, target)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise RuntimeError(f"{archive} is damaged: {error}") from error
     except OSError as error:
         raise RuntimeError(f"cannot unpack {archive} to {target}: {error}") from error
@@ -204,6 +206,9 @@ def _members(archive: Path) -> Iterator[tuple[PurePosixPath, bool, Callable[[], 
                 if not member.isdir():
                     content = functools.partial(bundle.extractfile, member)
                     yield _safe(member.name, archive), member.isfile(), content
+            assert bundle.fileobj is not None
+            while bundle.fileobj.read(_CHUNK):  # what was compressed has its checksum behind the last member
+                pass
     else:
         raise RuntimeError(f"{archive} is neither a zip nor a tar archive")
 

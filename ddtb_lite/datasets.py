@@ -104,7 +104,7 @@ def paths(name_or_folder: str | os.PathLike[str]) -> list[Path]:
         if not found:
             raise FileNotFoundError(_missing(registry()[name]))
         return found
-    for folder in (Path(name), root() / name):
+    for folder in (Path(name), root() / name) if name else ():
         if folder.is_dir():
             found = _images_in(folder)
             if not found:

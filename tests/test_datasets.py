@@ -188,6 +188,8 @@ def test_missing_sets_say_what_to_do(home: Path) -> None:
         datasets.paths("Manga109")
     with pytest.raises(FileNotFoundError, match="data sets: photos, photos_train, Set5"):
         datasets.load("Set6")
+    with pytest.raises(FileNotFoundError, match="data set ''"):
+        datasets.load("")
     with pytest.raises(ValueError, match="holds no image"):
         datasets.paths(fill(home / "empty", 0))
 
@@ -325,6 +327,22 @@ def test_damaged_archives(kind: str, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="damaged|neither a zip nor a tar|cannot unpack|holds"):
             archives.unpack(tmp_path / "a", "pack/HR", tmp_path / "Set", 3)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["xz", "gz", "bz2"])
+def test_one_wrong_byte_in_a_compressed_archive(kind: str, tmp_path: Path) -> None:
+    """Where no sha256 is known, the checksum of the compression is all there is; bitmaps have none of their own."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as bundle:
+        for index in range(3):
+            images.write(tmp_path / "x.bmp", picture(index))
+            bundle.addfile(_member(f"{index}.bmp", (tmp_path / "x.bmp").read_bytes()), (tmp_path / "x.bmp").open("rb"))
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(RuntimeError, match="damaged|neither a zip nor a tar"):
+        archives.unpack(tmp_path / "a", "*", tmp_path / "Set", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "x.bmp"]
 
 
 # ----------------------------------------------------------------------------------------- downloading

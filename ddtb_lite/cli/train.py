@@ -14,7 +14,7 @@ from ..networks import SuperResolutionNetwork
 from ..reproduction import results
 from ..support import devices, distributed, resources
 from ..support.files import atomic_write, check_folder
-from ..training import Diverged, Recipe, train, training_images
+from ..training import Diverged, Recipe, train
 from . import arguments
 
 
@@ -109,8 +109,7 @@ def run(options: argparse.Namespace) -> None:
         run=out.name,
         config=config,
         seed=options.seed,
-        data={"training": datasets.fingerprint(training_images(options.data))}
-        | {name: datasets.fingerprint(name) for name in tests},
+        data={"training": history.data} | {name: datasets.fingerprint(name) for name in tests},
         curve=history.rows,
         seconds=history.seconds,
         checkpoint=f"data/checkpoints/{checkpoint.name}" if carried else None,

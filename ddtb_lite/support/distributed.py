@@ -29,6 +29,9 @@ from . import devices
 # Processes wait for each other at every step; one that keeps the others waiting this long is taken for dead.
 PATIENCE = timedelta(minutes=10)
 
+# All that torchrun tells a process of its place. Schedulers and other launchers set some of it, WORLD_SIZE above all.
+TOLD_BY_TORCHRUN = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
+
 # Whether the processes work together at present: their connection outlasts the single run.
 _together = False
 
@@ -93,7 +96,7 @@ def _own_gpu() -> int:
 
 def launched() -> int:
     """How many processes torchrun started, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= TOLD_BY_TORCHRUN else 1
 
 
 def world_size() -> int:

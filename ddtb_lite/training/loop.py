@@ -95,6 +95,8 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
         run.begin()
     else:
         run.restore(state)
+        if folder and run.best_weights:
+            folder.write_best(run.best_weights)  # those there may come from steps that are lost
     with tqdm(total=recipe.steps, initial=run.step, unit="step", disable=None if progress else True) as bar:
         while run.step < recipe.steps:
             run.advance()
@@ -147,10 +149,11 @@ def _full_memory_explained(run: Run) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
+        recompute = "" if run.recipe.checkpointing else "say checkpointing=true, with which the run goes on, or "
         raise RuntimeError(
-            f"The memory of {run.device} is full at step {run.step}. Say checkpointing=true, or choose a smaller "
-            f"batch_size ({run.recipe.batch_size}) or patch_size ({run.recipe.patch_size}). What was saved is whole, "
-            "but belongs to the recipe it was begun with."
+            f"The memory of {run.device} is full at step {run.step}; what was saved is whole. To need less, {recompute}"
+            f"begin another run with a smaller batch_size ({run.recipe.batch_size}) or patch_size "
+            f"({run.recipe.patch_size})."
         ) from error
 
 

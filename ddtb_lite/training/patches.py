@@ -31,8 +31,8 @@ class PatchSampler:
 
     `high_resolution` holds uint8 images H×W×3; the low-resolution ones are made from them (MATLAB's
     bicubic, section 8). `patch_size` is the side of the high-resolution patch in pixels. Raises `ValueError`
-    if it is no multiple of the scale or if no image is as large as a patch; smaller images are left out
-    and counted in `left_out`.
+    if it is no multiple of the scale, for images of another kind, or if none is as large as a patch; smaller ones
+    are left out and counted in `left_out`.
     """
 
     def __init__(
@@ -46,6 +46,9 @@ class PatchSampler:
     ) -> None:
         if patch_size < scale or patch_size % scale:
             raise ValueError(f"patch_size is {patch_size}, expected a multiple of the scale, {scale}.")
+        for image in high_resolution:
+            if images.check(image).ndim != 3:
+                raise ValueError(f"A training image has shape {image.shape}, expected H×W×3.")
         large = [
             images.crop_to_multiple(image, scale)
             for image in high_resolution

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ..conversion import number_of_gates
 from ..networks import SuperResolutionNetwork
 from .recipe import Recipe
@@ -21,8 +23,20 @@ def check_gates(network: SuperResolutionNetwork, recipe: Recipe) -> None:
         )
 
 
+def check_falling_bits(bits: int, recipe: Recipe) -> None:
+    """Raise `ValueError` unless the recipe's bit-widths fall, down to the network's own, which is 32 in full precision."""
+    widths = [*(each for each, _ in recipe.falling_bits), bits]
+    if any(later >= earlier for earlier, later in pairwise(widths)):
+        raise ValueError(
+            f"falling_bits is {recipe.falling_bits}, which does not fall to the {bits} bits of the network; expected "
+            "bit-widths above that, the largest first, or ()."
+        )
+
+
 def check_teacher(teacher: SuperResolutionNetwork, network: SuperResolutionNetwork) -> None:
-    """Raise `ValueError` for a teacher that is not the full-precision network of the same kind."""
+    """Raise `ValueError` for a teacher that is not another network, in full precision, of the same kind."""
+    if teacher is network:
+        raise ValueError("The teacher is the network itself, which would move with it; give a copy, or none.")
     kinds = [(each.name, each.scale, each.architecture) for each in (teacher, network)]
     if kinds[0] != kinds[1] or teacher.quantization is not None:
         width = "" if teacher.quantization is None else f" at {teacher.quantization.bits} bits"

@@ -16,8 +16,10 @@ from .adversarial import LOSSES
 from .patches import PLACEMENTS
 
 PRECISIONS = ("auto", *DTYPES)
+# What leaves a run's result as it is, to the last bit: it may change when the run goes on.
+WITHOUT_TRACE = {"checkpointing", "placement", "save_every"}
 # How a step is computed and a run is watched, not what it learns.
-TECHNICAL = {"validate_every", "save_every", "precision", "placement", "compile", "channels_last", "checkpointing"}
+TECHNICAL = WITHOUT_TRACE | {"validate_every", "precision", "compile", "channels_last"}
 
 
 @dataclass(frozen=True)

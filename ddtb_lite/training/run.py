@@ -23,7 +23,7 @@ from ..support.devices import training_precision
 from .adversarial import Adversary, PerceptualLoss
 from .losses import Objective
 from .patches import PatchSampler
-from .preconditions import check_gates, check_teacher
+from .preconditions import check_falling_bits, check_gates, check_teacher
 from .recipe import Recipe
 from .run_folder import RunState, identity
 from .step import TrainingStep
@@ -36,9 +36,11 @@ logger = logging.getLogger(__name__)
 class History:
     """What a run leaves: a row of losses each 50 steps (with scores at each validation), the best, the time.
 
-    `bounds` has an entry for each validation of a DDTB student: {"step", "bounds": {path: (lower, upper)}}.
+    `data` is the training images' `datasets.fingerprint`. `bounds` has an entry for each validation of a DDTB student:
+    {"step", "bounds": {path: (lower, upper)}}.
     """
 
+    data: str
     rows: list[dict] = field(default_factory=list)
     bounds: list[dict] = field(default_factory=list)
     best_step: int | None = None
@@ -84,8 +86,11 @@ class Run:
             check_teacher(teacher, network)
             teacher.eval()
         network.checkpointing = recipe.checkpointing
+        self.bits = 32 if network.quantization is None else network.quantization.bits
+        check_falling_bits(self.bits, recipe)
         check_gates(network, recipe)
-        held_out, kept = split(data, recipe.validation_images, smallest_side(network.scale, network.scale))
+        smallest = smallest_side(network.scale, network.scale)
+        held_out, kept = split(data, recipe.validation_images, smallest, recipe.patch_size)
         self.sampler = PatchSampler(
             [image for _, image in kept], network.scale, recipe.patch_size, seed, device, recipe.placement
         )
@@ -95,7 +100,6 @@ class Run:
                 *(self.sampler.left_out, len(kept), recipe.patch_size, recipe.patch_size),
             )
         self.validation = Validation(held_out, kept, network.scale, recipe.patch_size, device)
-        self.bits = 32 if network.quantization is None else network.quantization.bits
         self.precision = training_precision(recipe.precision, device)
         adversary = None
         if recipe.adversarial_weight:
@@ -113,7 +117,7 @@ class Run:
         self.train_step = TrainingStep(objective, self.sampler, recipe.batch_size, device)
         self.identity = identity(network, teacher, recipe, data, seed)
         self.step = 0
-        self.history = History()
+        self.history = History(self.identity["data"])
         self.sums: dict[str, Tensor] = {}
         self.summed = 0
         self.best_weights: dict[str, Tensor] = {}
@@ -133,7 +137,7 @@ class Run:
         self.train_step.renew()
 
     def state(self) -> RunState:
-        """A complete copy of the run: what `restore` needs to go on bit for bit."""
+        """The whole run, until its next step: what `restore` needs to go on bit for bit."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         tensors |= {f"step.{name}": value for name, value in self.train_step.state().items()}
@@ -171,7 +175,7 @@ class Run:
         self.best_weights = state.group("best")
         torch.set_rng_state(state.tensors["generator.torch"])
         self.step, self.summed = facts["step"], facts["summed"]
-        self.history = History(**facts["history"])
+        self.history = History(**{**facts["history"], "data": self.identity["data"]})  # older states do without
 
     def check(self) -> None:
         """Raise `Diverged` if a loss, a gradient or a parameter is not finite: such a state is not worth keeping."""

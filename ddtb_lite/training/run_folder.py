@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,7 +22,7 @@ from .. import datasets
 from ..networks import SuperResolutionNetwork
 from ..support import distributed
 from ..support.files import atomic_write
-from .recipe import Recipe
+from .recipe import WITHOUT_TRACE, Recipe
 
 # Seconds in which any disk has taken a state.
 ABANDONED_AFTER = 600
@@ -42,7 +43,7 @@ def identity(
         "quantization": None if network.quantization is None else vars(network.quantization),
         "weights": _digest(network),
         "teacher": None if teacher is None else _digest(teacher),
-        "recipe": vars(recipe),
+        "recipe": {name: value for name, value in vars(recipe).items() if name not in WITHOUT_TRACE},
         "seed": seed,
         "data": datasets.fingerprint(data),
     }
@@ -107,8 +108,7 @@ class RunFolder:
                 f"{path} cannot be read ({error}); delete it to start the run again, or choose another folder."
             ) from error
         stored = facts.pop("identity")
-        if stored != self.identity:
-            changed = sorted(key for key in self.identity if stored.get(key) != self.identity[key])
+        if changed := sorted(key for key in self.identity if _differs(stored.get(key), self.identity[key])):
             # Another seed or method means other weights too; the cause says more.
             causes = [key for key in changed if key != "weights"] or changed
             raise ValueError(f"{self.path} holds another run (different {', '.join(causes)}); choose another folder.")
@@ -130,6 +130,16 @@ class RunFolder:
     def _write(self, name: str, content: Callable[[], bytes]) -> None:
         if distributed.rank() == 0:
             atomic_write(self.path / name, content())
+
+
+def _differs(stored: Any, wanted: Any) -> bool:
+    """Whether a part of the identity is another one; of a recipe, say, what only one of the two knows is left aside.
+
+    A folder may be older than some fields, or hold some that no longer count.
+    """
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        return any(stored[name] != wanted[name] for name in stored.keys() & wanted.keys())
+    return stored != wanted
 
 
 def _serialized(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

@@ -70,7 +70,7 @@ class TrainingStep:
         else:  # a graph reads its patches from the same place each time
             self.batch[0].copy_(low)
             self.batch[1].copy_(high)
-        return self.graph(self._step, (situation, id(self.optimizer)))
+        return self.graph(self._step, (situation, self.optimizer))
 
     def _step(self) -> dict[str, Tensor]:
         assert self.batch is not None

@@ -15,15 +15,19 @@ PATCHES = 16
 
 
 def split(
-    data: list[tuple[str, np.ndarray]], count: int, smallest: int
+    data: list[tuple[str, np.ndarray]], count: int, smallest: int, patch_size: int
 ) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
     """(held out, kept): `count` images at equal distances in the list, at most half of it.
 
-    Only images of at least `smallest` pixels each way are held out.
+    Only images of at least `smallest` pixels each way are held out, and never all that a patch fits into.
     """
-    large = [index for index, (_, image) in enumerate(data) if min(image.shape[:2]) >= smallest]
+    sides = [min(image.shape[:2]) for _, image in data]
+    large = [index for index, side in enumerate(sides) if side >= smallest]
     count = min(count, len(data) // 2, len(large))
     chosen = {large[int((index + 0.5) * len(large) / count)] for index in range(count)}
+    trainable = [index for index, side in enumerate(sides) if side >= patch_size]
+    if chosen.issuperset(trainable):
+        chosen -= set(trainable[:1])
     held_out = [image for index, image in enumerate(data) if index in chosen]
     return held_out, [image for index, image in enumerate(data) if index not in chosen]
 

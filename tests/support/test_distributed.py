@@ -324,8 +324,20 @@ def test_alone_nothing_changes() -> None:
         assert distributed.parallel(layer, []) is layer
 
 
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}
+
+
+@pytest.mark.parametrize("missing", [["RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"], *([name] for name in TORCHRUN)])
+def test_another_launchers_variables_start_nothing(missing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that sets WORLD_SIZE, with RANK or without, has not started processes that train together."""
+    for name, value in TORCHRUN.items():
+        monkeypatch.delenv(name, raising=False) if name in missing else monkeypatch.setenv(name, value)
+    with distributed.started("cpu"):
+        assert (distributed.launched(), distributed.world_size(), distributed.rank()) == (1, 1, 0)
+
+
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}.items():
+    for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="started 4 processes, but this machine has 2 GPUs; say --nproc-per-node 2"):

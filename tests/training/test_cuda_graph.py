@@ -13,6 +13,8 @@ import torch
 from ddtb_lite import Recipe, build, quantize, train, uniform
 from ddtb_lite.training import step
 from ddtb_lite.training.cuda_graph import EAGER_STEPS, Outputs, StepGraph, recorder_for
+from ddtb_lite.training.losses import Objective
+from ddtb_lite.training.patches import PatchSampler
 
 
 class FakeRecorder:
@@ -74,6 +76,21 @@ def test_a_step_that_cannot_be_recorded_is_logged_once_and_called(caplog: pytest
     assert [record.getMessage() for record in caplog.records] == [
         "The training step runs without a CUDA graph: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_new_optimizer_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it lies in memory as the one before did; the graph of that one would move nothing."""
+    monkeypatch.setattr(step, "id", lambda _: 0, raising=False)
+    recorder = FakeRecorder()
+    monkeypatch.setattr(step, "recorder_for", lambda _: recorder)
+    pictures = [np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8) for seed in range(2)]
+    objective = Objective(build("edsr", 2, n_blocks=1, n_feats=8), None, Recipe("test", steps=9))
+    training = step.TrainingStep(objective, PatchSampler(pictures, 2, 32), 2, torch.device("cpu"))
+    for _ in range(2):
+        training.renew()
+        for _ in range(EAGER_STEPS + 2):
+            training((1e-3, 1e-3), "live")
+    assert recorder.recorded == 2
 
 
 def test_a_cpu_records_nothing() -> None:

@@ -275,5 +275,7 @@ def test_images_that_are_all_too_small() -> None:
 
 
 def test_grey_images_are_refused() -> None:
-    with pytest.raises(ValueError):
-        PatchSampler([noise(20, 20)[..., 0]], 2, 8)
+    """Also where their pixels could be taken for a third as many of three colors."""
+    for side in (20, 24):
+        with pytest.raises(ValueError, match=rf"shape \({side}, {side}\), expected H×W×3"):
+            PatchSampler([noise(side, side)[..., 0]], 2, 8)

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddtb_lite import Recipe, build, evaluate, images, initialize, load, quantize, save, train
+from ddtb_lite import Recipe, build, datasets, evaluate, images, initialize, load, quantize, save, train
 from ddtb_lite.cli import main
 from ddtb_lite.conversion import activation_quantizers, gated_paths, quantized_convolutions
 from ddtb_lite.diagnostics import bounds
@@ -34,7 +35,7 @@ from ddtb_lite.training import validation
 from ddtb_lite.training.loop import brought_back
 from ddtb_lite.training.patches import PatchSampler
 from ddtb_lite.training.run import History, Run
-from ddtb_lite.training.run_folder import RunFolder
+from ddtb_lite.training.run_folder import RunFolder, RunState
 from ddtb_lite.training.step import activation_bounds
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they bring
@@ -614,6 +615,41 @@ def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+def test_what_leaves_the_result_alone_may_change_on_the_way(tmp_path: Path, uninterrupted: Outcomes) -> None:
+    for number, changes in enumerate([{"checkpointing": True}, {"placement": "host"}, {"save_every": 2}]):
+        cut_off(tmp_path / str(number), 4)
+        network, history = start(tmp_path / str(number), recipe=RECIPE.override(**changes))
+        assert equal(state_of(network), uninterrupted["student"][0])
+        assert facts(history) == uninterrupted["student"][1]
+
+
+def rewrite_facts(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what a run's folder says of its run."""
+    path = folder / "state.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        run = json.loads(file.metadata()["run"])
+    change(run)
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"run": json.dumps(run)})
+
+
+def test_the_folder_of_an_older_version_goes_on(tmp_path: Path, uninterrupted: Outcomes) -> None:
+    """It may know fields of the recipe that do not count, and lack later ones; the others must agree."""
+
+    def older(run: dict[str, Any]) -> None:
+        recipe = run["identity"]["recipe"]
+        recipe |= {"checkpointing": True, "placement": "device", "save_every": 7, "momentum": 0.9}
+        del recipe["fixed_bounds"], run["history"]["data"]
+
+    cut_off(tmp_path, 4)
+    rewrite_facts(tmp_path, older)
+    network, history = start(tmp_path)
+    assert equal(state_of(network), uninterrupted["student"][0])
+    assert facts(history) == uninterrupted["student"][1]
+    rewrite_facts(tmp_path, lambda run: run["identity"]["recipe"].update(batch_size=3))
+    with pytest.raises(ValueError, match=r"different recipe\)"):
+        start(tmp_path)
+
+
 @pytest.mark.parametrize("which", ["teacher", "student"])
 def test_other_weights_are_another_run(which: str, tmp_path: Path) -> None:
     """The same folder with another teacher, or another start, must not go on as if nothing had happened."""
@@ -767,6 +803,27 @@ def test_kill_and_terminate_real_processes(tmp_path: Path, capsys: pytest.Captur
     assert equal(*checkpoints)
 
 
+def test_the_training_images_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fingerprint in the result file comes from the images at hand: a large set takes minutes to decode."""
+    (tmp_path / "images").mkdir()
+    for name, image in DATA:
+        images.write(tmp_path / "images" / f"{name}.png", image)
+    save(full_precision(), tmp_path / "teacher.safetensors")
+    expected, read, real = datasets.fingerprint(tmp_path / "images"), [], images.read
+
+    def watched(path: Path) -> np.ndarray:
+        read.append(path.stem)
+        return real(path)
+
+    monkeypatch.setattr(images, "read", watched)
+    out = tmp_path / "run"
+    for _ in range(2):  # the second call finds the run finished
+        read.clear()
+        assert main(command(out, tmp_path)) == 0
+        assert sorted(read) == [name for name, _ in DATA]
+        assert json.loads((out / "run.json").read_text())["data"] == {"training": expected}
+
+
 def test_a_resumed_log_has_the_same_columns(tmp_path: Path) -> None:
     """Also where the state was saved between two rows."""
     start(tmp_path / "quiet")
@@ -788,6 +845,30 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     assert not remains.exists() and others.exists()
     others.unlink()
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
+
+
+def test_the_best_weights_in_the_folder_are_those_of_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may be killed between the two; where machines round otherwise, the better score does not come again."""
+    recipe = PLAIN.override(validate_every=3, save_every=3)
+    monkeypatch.setattr(validation, "evaluate", Scripted([20, 30]))
+    with monkeypatch.context() as patched:
+        write_state = RunFolder.write_state
+
+        def killed(folder: RunFolder, state: RunState) -> None:
+            if state.facts["step"] == 6:
+                raise PowerCut
+            write_state(folder, state)
+
+        patched.setattr(RunFolder, "write_state", killed)
+        with pytest.raises(PowerCut):
+            train(full_precision(), DATA, recipe, out=tmp_path, progress=False, device="cpu")
+    monkeypatch.setattr(validation, "evaluate", Scripted([10, 10, 10]))
+    network = full_precision()
+    history = train(network, DATA, recipe, out=tmp_path, progress=False, device="cpu")
+    assert (history.best_step, history.best_psnr) == (3, 20)
+    assert equal(safetensors.torch.load_file(tmp_path / "best.safetensors"), state_of(network))
 
 
 def test_a_finished_run_has_its_whole_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -894,6 +975,13 @@ def test_large_images_among_small_ones() -> None:
     assert len(history.rows) == len(again.rows) == 3
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_the_only_image_that_a_patch_fits_into_is_trained_on(place: int) -> None:
+    data = [picture(index, 26, 26) if index != place else picture(index) for index in range(4)]
+    history = train(full_precision(), data, PLAIN.override(validation_images=2), progress=False, device="cpu")
+    assert history.best_psnr > 0
+
+
 def test_an_image_too_small_to_be_scored_is_not_held_out() -> None:
     data = [picture(0), picture(1), picture(2, 15, 40), picture(3)]  # of these the third would be held out
     pairs = [(str(index), image) for index, image in enumerate(data)]
@@ -920,6 +1008,24 @@ def test_what_would_stop_the_warm_up_is_told_at_the_start(change: dict[str, Any]
         train(student(), DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
     ungated = quantize(full_precision(), "ddtb", 2, gate_ratio=0)
     Run(ungated, full_precision(), recipe, [(str(i), each) for i, (_, each) in enumerate(DATA)], 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stages", [((2, 3), (8, 2)), ((3, 2), (4, 3)), ((4, 2), (4, 3))])
+def test_bit_widths_that_do_not_fall(stages: tuple[tuple[int, int], ...]) -> None:
+    recipe = RECIPE.override(falling_bits=stages)
+    with pytest.raises(ValueError, match=rf"falling_bits is {re.escape(str(stages))}.* 2 bits .* the largest first"):
+        train(student(), DATA, recipe, teacher=full_precision(), progress=False, device="cpu")
+
+
+def test_full_precision_has_no_bit_widths_to_fall() -> None:
+    with pytest.raises(ValueError, match=r"falling_bits is \(\(4, 3\), \(3, 2\)\).* 32 bits"):
+        train(full_precision(), DATA, RECIPE, progress=False, device="cpu")
+
+
+def test_a_network_cannot_teach_itself() -> None:
+    network = full_precision()
+    with pytest.raises(ValueError, match="network itself.* a copy"):
+        train(network, DATA, PLAIN, teacher=network, progress=False, device="cpu")
 
 
 def test_an_out_that_is_a_file(tmp_path: Path) -> None:
@@ -1105,10 +1211,20 @@ def test_full_memory_says_what_to_do_and_keeps_the_last_state(
 
     with monkeypatch.context() as patched:
         after_each_step(patched, refuse)
-        with pytest.raises(RuntimeError, match=r"memory of cpu is full at step 7\. Say checkpointing=true, or choose"):
+        with pytest.raises(RuntimeError, match=r"memory of cpu is full at step 7.* checkpointing=true"):
             start(tmp_path)
-    network, _ = start(tmp_path)
+    network, _ = start(tmp_path, recipe=RECIPE.override(checkpointing=True))  # as the message says
     assert equal(state_of(network), uninterrupted["student"][0])
+
+
+def test_full_memory_does_not_advise_what_is_done_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: Run) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    after_each_step(monkeypatch, refuse)
+    with pytest.raises(RuntimeError, match=r"smaller batch_size \(2\) or patch_size \(32\)") as error:
+        train(full_precision(), DATA, PLAIN.override(checkpointing=True), progress=False, device="cpu")
+    assert "checkpointing" not in str(error.value)
 
 
 def test_networks_return_to_the_device_where_they_were() -> None:
