@@ -6,7 +6,7 @@ those of "The method in numbers", `book/reference/method.md`.
 """
 
 from . import datasets, diagnostics, gate, images, metrics, networks, quantizers, uniform
-from .checkpoints import load, save
+from .checkpoints import load, pretrained, save
 from .conversion import quantize
 from .cost import complexity
 from .evaluation import evaluate
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "metrics",
     "networks",
+    "pretrained",
     "quantize",
     "quantizers",
     "results",

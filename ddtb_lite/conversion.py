@@ -45,13 +45,21 @@ class QuantizedConv2d(nn.Conv2d):
 
     @classmethod
     def from_float(cls, convolution: nn.Conv2d, weight_quantizer: WeightQuantizer) -> QuantizedConv2d:
-        """A quantized convolution that takes over the parameters of `convolution`."""
+        """A quantized convolution that computes what `convolution` does, with the same parameters.
+
+        Raises `ValueError` for a subclass with arithmetic of its own, such as a convolution that is quantized already.
+        """
+        if type(convolution) is not nn.Conv2d:
+            raise ValueError(f"The convolution is a {type(convolution).__name__}, expected a plain nn.Conv2d.")
         quantized = cls(
             convolution.in_channels,
             convolution.out_channels,
             convolution.kernel_size,  # type: ignore[arg-type]
             convolution.stride,  # type: ignore[arg-type]
             convolution.padding,  # type: ignore[arg-type]
+            convolution.dilation,  # type: ignore[arg-type]
+            convolution.groups,
+            padding_mode=convolution.padding_mode,
             device="meta",  # no memory and no random numbers for weights that are replaced at once
         )
         quantized.weight, quantized.bias = convolution.weight, convolution.bias

@@ -71,6 +71,8 @@ def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]
     percentile = quantization.percentile
     quantizers = activation_quantizers(student)
     unquantized = METHODS[quantization.method].calibrates_in_full_precision
+    for quantizer in quantizers.values():
+        quantizer.begin_calibration()
     with torch.no_grad(), full_precision(student) if unquantized else nullcontext():
         for index, batch in enumerate(batches):
 

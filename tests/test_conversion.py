@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_networks import small
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ddtb_lite.conversion import (
@@ -157,6 +158,37 @@ def test_a_quantized_convolution(name: str, bits: int) -> None:
         padding = convolution.kernel_size[0] // 2
         output = F.conv2d(x, torch.from_numpy(expected), convolution.bias, padding=padding)
         torch.testing.assert_close(convolution(x), output, msg=path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dilation": 2},
+        {"groups": 4},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"stride": 2, "padding": (1, 2), "dilation": (2, 1), "padding_mode": "circular", "bias": False},
+    ],
+)
+def test_any_convolution_keeps_its_geometry(options: dict) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(4, 8, 3, **options).double()
+    quantized = QuantizedConv2d.from_float(convolution, PercentileWeight(2))
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    expected = functional_call(convolution, {"weight": PercentileWeight(2)(convolution.weight)}, (x,))
+    torch.testing.assert_close(quantized(x), expected, rtol=0, atol=0)
+
+
+def test_a_convolution_with_arithmetic_of_its_own_is_refused() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match="Doubled"):
+        QuantizedConv2d.from_float(Doubled(4, 4, 3), PercentileWeight(2))
+    once = QuantizedConv2d.from_float(nn.Conv2d(4, 4, 3), PercentileWeight(2))
+    with pytest.raises(ValueError, match="QuantizedConv2d"):
+        QuantizedConv2d.from_float(once, PercentileWeight(2))
 
 
 def test_weights_learn_straight_through_where_they_are_not_clipped() -> None:

@@ -27,7 +27,6 @@ from ..gate import DynamicGate
 from ..networks import Quantization, SuperResolutionNetwork, build
 from ..quantizers import Quantizer
 from ..quantizers.packed import PackedWeight
-from ..support import resources
 from ..support.files import atomic_write
 from ..support.provenance import VERSION, without_paths
 from . import foreign
@@ -97,18 +96,6 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     with torch.random.fork_rng(devices=[]):  # building draws random weights, which concerns nobody
         network = foreign.load_foreign(path) if path.suffix in foreign.SUFFIXES else _load(path)
     return network.to(device or "cpu").eval()
-
-
-def shipped(name: str) -> Path:
-    """The file of a network that this project trained and carries with it, such as "edsr_x4_ddtb_2bit".
-
-    Raises `FileNotFoundError` that lists what there is.
-    """
-    folder = resources.data("checkpoints")
-    if (folder / f"{name}.safetensors").is_file():
-        return folder / f"{name}.safetensors"
-    known = sorted(path.stem for path in folder.glob("*.safetensors"))
-    raise FileNotFoundError(f"No network {name!r} is shipped; there are: {', '.join(known) or 'none'}.")
 
 
 def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:

@@ -83,6 +83,9 @@ class ActivationQuantizer(Quantizer):
     # How many batches `initialize` is called with, one after the other.
     calibration_batches = 1
 
+    def begin_calibration(self) -> None:
+        """Forget earlier batches, before the first call of `initialize`; for methods that look at several."""
+
     def initialize(self, x: Tensor, percentile: float) -> None:
         """Set the bounds from one batch of activations; `percentile` is for methods that cut off tails."""
         raise NotImplementedError

@@ -32,16 +32,15 @@ class FQSRActivation(ActivationQuantizer):
         self.clip = nn.Parameter(torch.tensor(1.0))
         self.batches_seen = 0
 
+    def begin_calibration(self) -> None:
+        """The mean begins anew."""
+        self.batches_seen = 0
+
     def initialize(self, x: Tensor, percentile: float) -> None:
         """Take one more batch's max|x| into the mean."""
         self.batches_seen += 1
         with torch.no_grad():
             self.clip.add_((x.abs().max() - self.clip) / self.batches_seen)
-
-    def train(self, mode: bool = True) -> FQSRActivation:
-        """Each calibration switches to evaluation first: that is where the mean begins anew."""
-        self.batches_seen = 0
-        return super().train(mode)
 
     def quantize(self, x: Tensor) -> Tensor:
         clip, steps = positive(self.clip), 2**self.bits - 1

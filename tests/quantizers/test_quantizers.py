@@ -251,8 +251,11 @@ def test_calibration_by_hand() -> None:
     fqsr.initialize(3 * x, 100)
     assert fqsr.clip.item() == pytest.approx(12)
     fqsr.train()(x)
+    fqsr.eval().initialize(4 * x, 100)
+    assert fqsr.clip.item() == pytest.approx(15), "a change of mode in between is no new beginning"
+    fqsr.begin_calibration()
     fqsr.initialize(x, 100)
-    assert fqsr.clip.item() == pytest.approx(6), "after training the mean begins anew"
+    assert fqsr.clip.item() == pytest.approx(6)
     assert fqsr.calibration_batches == 20
 
 
