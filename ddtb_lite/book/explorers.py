@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from IPython.display import HTML
@@ -32,54 +34,57 @@ class Frame:
 
 def explorer(identifier: str, slider: str, frames: Sequence[Frame], caption: str) -> HTML:
     """A figure whose slider, named `slider`, goes through `frames`; `identifier` is unique on its page."""
-    _check_identifier(identifier)
-    sources = [_data_url(frame.picture) for frame in frames]
-    data = json.dumps([[source, frame.label, frame.text] for source, frame in zip(sources, frames, strict=True)])
-    first = frames[0]
-    return HTML(
-        f'<figure class="explorer" id="{identifier}">'
-        f'<img src="{sources[0]}" alt="{html.escape(first.text)}">'
-        f'<label>{html.escape(slider)}<input type="range" min="0" max="{len(frames) - 1}" value="0" '
-        f'aria-valuetext="{html.escape(first.label)}"></label>'
-        f"<output>{html.escape(first.label)}: {html.escape(first.text)}</output>"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        f"<script>(() => {{ const root = document.getElementById('{identifier}'), frames = {_for_script(data)};"
-        "const input = root.querySelector('input'), image = root.querySelector('img');"
-        "input.addEventListener('input', () => { const [source, label, text] = frames[input.value];"
-        "image.src = source; image.alt = text; input.setAttribute('aria-valuetext', label);"
-        "root.querySelector('output').textContent = label + ': ' + text; }); })();</script>"
+    sources = [data_url(frame.picture) for frame in frames]
+    rows = [[source, frame.label, frame.text] for source, frame in zip(sources, frames, strict=True)]
+    width, height = max(map(_size, (frame.picture for frame in frames)), key=lambda size: size[1] / size[0])
+    pixels = ' class="pixels"' if isinstance(frames[0].picture, np.ndarray) else ""
+    _, label, text = (html.escape(part) for part in rows[0])
+    spans = "".join(f"<span>{html.escape(label)}: {html.escape(text)}</span>" for _, label, text in rows)
+    return component(
+        ("explorer",),
+        identifier,
+        f'<img src="{sources[0]}" alt="{text}"{pixels} style="--width:{width:g};aspect-ratio:{width:g}/{height:g}">'
+        f'<label>{html.escape(slider)}<input type="range" min="0" max="{len(rows) - 1}" value="0" '
+        f'aria-valuetext="{label}"></label>'
+        f'<div class="ticks" aria-hidden="true">{"<i></i>" * len(rows)}</div>'
+        f'<div class="ends" aria-hidden="true"><span>{label}</span><span>{html.escape(rows[-1][1])}</span></div>'
+        f'<div class="texts"><output>{label}: {text}</output>{spans}</div>',
+        caption,
+        rows,
     )
 
 
 def swipe(identifier: str, versions: Mapping[str, np.ndarray], caption: str) -> HTML:
-    """Pictures of one scene, uint8 and of one size, by label; a slider moves the line between two of them.
+    """Pictures of one scene, uint8 and of one size, by label; a curtain between two of them is dragged on the picture.
 
     At first these are the first version, on the left, and the last; if there are more, menus choose any two.
     """
-    _check_identifier(identifier)
+    labels, sources = list(versions), [data_url(version) for version in versions.values()]
+    menus = ""
+    if len(labels) > 2:
+        menus = f'<div class="sides">{_menu("before", labels, 0)}{_menu("after", labels, len(labels) - 1)}</div>'
+    return component(
+        ("swipe",), identifier, _stage(versions, sources) + menus, caption, list(zip(labels, sources, strict=True))
+    )
+
+
+def _stage(versions: Mapping[str, np.ndarray], sources: Sequence[str]) -> str:
+    """What a curtain is dragged on: the first and the last version, one upon the other."""
     shapes = {version.shape for version in versions.values()}
     if len(versions) < 2 or len(shapes) > 1:
         raise ValueError(f"The images are {', '.join(map(str, shapes)) or 'none'}, expected two or more of one shape.")
-    labels, sources = list(versions), [_data_url(version) for version in versions.values()]
-    left, right = html.escape(labels[0]), html.escape(labels[-1])
-    if len(labels) == 2:
-        sides = f"left of the line: {left}; right of it: {right}"
-    else:
-        sides = f"left of the line: {_menu('before', labels, 0)} right of it: {_menu('after', labels, len(labels) - 1)}"
-    return HTML(
-        f'<figure class="swipe" id="{identifier}"><div class="stage" style="--position:50%">'
-        f'<img class="before" src="{sources[0]}" alt="{left}">'
-        f'<img class="after" src="{sources[-1]}" alt="{right}"></div>'
-        f'<div class="sides">{sides}</div>'
-        '<label><input type="range" min="0" max="100" value="50" aria-label="position of the line in percent"></label>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        f"<script>(() => {{ const root = document.getElementById('{identifier}'),"
-        f"versions = {_for_script(json.dumps(list(zip(labels, sources, strict=True))))};"
-        "const input = root.querySelector('input'), stage = root.querySelector('.stage');"
-        "input.addEventListener('input', () => stage.style.setProperty('--position', input.value + '%'));"
-        "for (const menu of root.querySelectorAll('select')) { menu.addEventListener('change', () => {"
-        "const [label, source] = versions[menu.value], image = stage.querySelector('.' + menu.className);"
-        "image.src = source; image.alt = label; }); }})();</script>"
+    (height, width, *_), *_ = shapes
+    labels = [html.escape(label) for label in versions]
+    sides = (("before", labels[0], sources[0]), ("after", labels[-1], sources[-1]))
+    pictures = "".join(
+        f'<img class="{side}" src="{source}" alt="{label}" width="{width}" height="{height}">'
+        for side, label, source in sides
+    )
+    tags = "".join(f'<span class="tag {side}" aria-hidden="true">{label}</span>' for side, label, _ in sides)
+    return (
+        f'<div class="stage" style="--width:{width};--position:50%">{pictures}'
+        '<input type="range" min="0" max="100" step="any" value="50" aria-label="position of the curtain">'
+        f'<div class="line"></div>{tags}</div>'
     )
 
 
@@ -90,12 +95,38 @@ def _menu(side: str, labels: Sequence[str], chosen: int) -> str:
         for index, label in enumerate(labels)
     )
     place = "left" if side == "before" else "right"
-    return f'<select class="{side}" aria-label="{place} of the line">{options}</select>'
+    return f'<select class="{side}" aria-label="{place} of the curtain">{options}</select>'
 
 
-def _check_identifier(identifier: str) -> None:
+def component(parts: Sequence[str], identifier: str, body: str, caption: str, data: Any) -> HTML:
+    """A figure that brings along all that it needs, so that it lives in any notebook.
+
+    `parts` are files of `book/engine/ui`. The last one names the figure's class and the script's function, which gets
+    the figure's element and the data. ValueError for an `identifier` that is none.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9-]*", identifier):
         raise ValueError(f"identifier is {identifier!r}, expected lower-case letters, digits and hyphens.")
+    styles = "".join(_code(f"{part}.css") for part in ("panel", *parts) if part != "quantizer")
+    scripts = "".join(_code(f"{part}.js") for part in parts)
+    call = f"{parts[-1]}(document.getElementById('{identifier}'), {_for_script(json.dumps(data))});"
+    said = f"<figcaption>{html.escape(caption)}</figcaption>"
+    return HTML(
+        f'<figure class="ddtb {parts[-1]}" id="{identifier}">{body}{said}</figure>'
+        f"<style>\n{styles}</style><script>(() => {{\n{scripts}{call}\n}})();</script>"
+    )
+
+
+def _code(file: str) -> str:
+    """A file of `book/engine/ui`: a checkout's, or the copy that an installation carries."""
+    folder = Path(__file__).parent.parent / "book" / "engine" / "ui"
+    return ((folder if folder.is_dir() else Path(__file__).parent / "_data" / "ui") / file).read_text(encoding="utf-8")
+
+
+def _size(picture: Figure | np.ndarray) -> tuple[float, float]:
+    """(width, height), an image's in pixels, a figure's in points."""
+    if isinstance(picture, Figure):
+        return tuple(72 * picture.get_size_inches())
+    return picture.shape[1], picture.shape[0]
 
 
 def _for_script(data: str) -> str:
@@ -103,7 +134,7 @@ def _for_script(data: str) -> str:
     return data.replace("<", "\\u003c")
 
 
-def _data_url(picture: Figure | np.ndarray) -> str:
+def data_url(picture: Figure | np.ndarray) -> str:
     """A figure as vector graphics, an image as JPEG of high quality, both inside the address itself."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
