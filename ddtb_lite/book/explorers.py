@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
+
+from ..support import resources
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ def component(parts: Sequence[str], identifier: str, body: str, caption: str, da
 
 
 def _code(file: str) -> str:
-    """A file of `book/engine/ui`: a checkout's, or the copy that an installation carries."""
-    folder = Path(__file__).parent.parent / "book" / "engine" / "ui"
-    return ((folder if folder.is_dir() else Path(__file__).parent / "_data" / "ui") / file).read_text(encoding="utf-8")
+    """A file of `book/engine/ui`: a checkout's, else the installed copy."""
+    checkout = resources.repository()
+    folder = resources.data("ui") if checkout is None else checkout / "book" / "engine" / "ui"
+    return (folder / file).read_text(encoding="utf-8")
 
 
 def _size(picture: Figure | np.ndarray) -> tuple[float, float]:

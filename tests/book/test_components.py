@@ -11,7 +11,7 @@ import pytest
 from conftest import PATIENCE
 from matplotlib import pyplot as plt
 
-from ddtb_lite.explorers import Frame, explorer, swipe
+from ddtb_lite.book.explorers import Frame, explorer, swipe
 
 CHECKS = Path(__file__).with_name("component_checks.js")
 HEAD = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

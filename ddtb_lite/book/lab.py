@@ -16,11 +16,12 @@ import torch
 from IPython.display import HTML
 from torch import Tensor
 
-from . import figures, uniform
+from .. import uniform
+from ..networks import ActivationPoint
+from ..quantizers import METHODS, DualBound
+from ..quantizers.lsq import integer_limits
+from . import figures
 from .explorers import component, data_url
-from .networks import ActivationPoint
-from .quantizers import METHODS, DualBound
-from .quantizers.lsq import integer_limits
 
 Bounds = tuple[float, float, int]
 Path = Sequence[tuple[int, float, float]]

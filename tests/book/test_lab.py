@@ -14,11 +14,11 @@ from test_components import CHECKS, HEAD, drag, layout, show  # noqa: F401
 from torch import Tensor
 
 from ddtb_lite import uniform
-from ddtb_lite.lab import Sample, descend, lab, sample, starting_bounds
+from ddtb_lite.book.lab import Sample, descend, lab, sample, starting_bounds
 from ddtb_lite.networks import ActivationPoint
 from ddtb_lite.quantizers import METHODS
 
-UI = Path(__file__).parent.parent / "book" / "engine" / "ui"
+UI = Path(__file__).resolve().parents[2] / "book" / "engine" / "ui"
 STEPS = (2, 3, 6, 7, 14, 15, 255)
 
 
