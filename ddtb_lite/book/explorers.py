@@ -60,39 +60,37 @@ def swipe(identifier: str, versions: Mapping[str, np.ndarray], caption: str) -> 
 
     At first these are the first version, on the left, and the last; if there are more, menus choose any two.
     """
-    labels, sources = list(versions), [data_url(version) for version in versions.values()]
-    menus = ""
-    if len(labels) > 2:
-        menus = f'<div class="sides">{_menu("before", labels, 0)}{_menu("after", labels, len(labels) - 1)}</div>'
-    return component(
-        ("swipe",), identifier, _stage(versions, sources) + menus, caption, list(zip(labels, sources, strict=True))
-    )
+    if len(versions) < 2 or len({version.shape for version in versions.values()}) > 1:
+        shapes = ", ".join(str(version.shape) for version in versions.values())
+        raise ValueError(f"The images are {shapes or 'none'}, expected two or more of one shape.")
+    sources = {label: data_url(version) for label, version in versions.items()}
+    height, width = next(iter(versions.values())).shape[:2]
+    body = curtain(sources, width, height, (0, len(sources) - 1))
+    return component(("swipe",), identifier, body, caption, list(sources.items()))
 
 
-def _stage(versions: Mapping[str, np.ndarray], sources: Sequence[str]) -> str:
-    """What a curtain is dragged on: the first and the last version, one upon the other."""
-    shapes = {version.shape for version in versions.values()}
-    if len(versions) < 2 or len(shapes) > 1:
-        raise ValueError(f"The images are {', '.join(map(str, shapes)) or 'none'}, expected two or more of one shape.")
-    (height, width, *_), *_ = shapes
-    labels = [html.escape(label) for label in versions]
-    sides = (("before", labels[0], sources[0]), ("after", labels[-1], sources[-1]))
+def curtain(sources: Mapping[str, str], width: int, height: int, shown: tuple[int, int]) -> str:
+    """What a curtain is dragged on: two of the pictures, given by label and address, one upon the other."""
+    labels = [html.escape(label) for label in sources]
+    addresses = list(sources.values())
+    sides = list(zip(("before", "after"), shown, strict=True))
     pictures = "".join(
-        f'<img class="{side}" src="{source}" alt="{label}" width="{width}" height="{height}">'
-        for side, label, source in sides
+        f'<img class="{side}" src="{addresses[index]}" alt="{labels[index]}" width="{width}" height="{height}">'
+        for side, index in sides
     )
-    tags = "".join(f'<span class="tag {side}" aria-hidden="true">{label}</span>' for side, label, _ in sides)
+    tags = "".join(f'<span class="tag {side}" aria-hidden="true">{labels[index]}</span>' for side, index in sides)
+    menus = "".join(_menu(side, labels, index) for side, index in sides)
     return (
         f'<div class="stage" style="--width:{width};--position:50%">{pictures}'
         '<input type="range" min="0" max="100" step="any" value="50" aria-label="position of the curtain">'
-        f'<div class="line"></div>{tags}</div>'
+        f'<div class="line"></div>{tags}</div>' + (f'<div class="sides">{menus}</div>' if len(labels) > 2 else "")
     )
 
 
 def _menu(side: str, labels: Sequence[str], chosen: int) -> str:
     """A menu of versions for one side, "before" or "after" the line."""
     options = "".join(
-        f'<option value="{index}"{" selected" if index == chosen else ""}>{html.escape(label)}</option>'
+        f'<option value="{index}"{" selected" if index == chosen else ""}>{label}</option>'
         for index, label in enumerate(labels)
     )
     place = "left" if side == "before" else "right"
@@ -107,7 +105,7 @@ def component(parts: Sequence[str], identifier: str, body: str, caption: str, da
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]*", identifier):
         raise ValueError(f"identifier is {identifier!r}, expected lower-case letters, digits and hyphens.")
-    styles = "".join(_code(f"{part}.css") for part in ("panel", *parts) if part != "quantizer")
+    styles = "".join(_code(f"{part}.css") for part in ("panel", *parts))
     scripts = "".join(_code(f"{part}.js") for part in parts)
     call = f"{parts[-1]}(document.getElementById('{identifier}'), {_for_script(json.dumps(data))});"
     said = f"<figcaption>{html.escape(caption)}</figcaption>"
@@ -117,11 +115,11 @@ def component(parts: Sequence[str], identifier: str, body: str, caption: str, da
     )
 
 
-def _code(file: str) -> str:
-    """A file of `book/engine/ui`: a checkout's, else the installed copy."""
+def _code(name: str) -> str:
+    """A file of `book/engine/ui`, a checkout's, else the installed copy; nothing for a part without a style."""
     checkout = resources.repository()
-    folder = resources.data("ui") if checkout is None else checkout / "book" / "engine" / "ui"
-    return (folder / file).read_text(encoding="utf-8")
+    file = (resources.data("ui") if checkout is None else checkout / "book" / "engine" / "ui") / name
+    return file.read_text(encoding="utf-8") if file.exists() or file.suffix == ".js" else ""
 
 
 def _size(picture: Figure | np.ndarray) -> tuple[float, float]:
@@ -136,8 +134,8 @@ def _for_script(data: str) -> str:
     return data.replace("<", "\\u003c")
 
 
-def data_url(picture: Figure | np.ndarray) -> str:
-    """A figure as vector graphics, an image as JPEG of high quality, both inside the address itself."""
+def data_url(picture: Figure | np.ndarray, exact: bool = False) -> str:
+    """A figure as vector graphics, an image as JPEG of high quality or, `exact`, as PNG; inside the address itself."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         # No date and fixed identifiers, so that the same figure gives the same text.
@@ -145,6 +143,9 @@ def data_url(picture: Figure | np.ndarray) -> str:
             picture.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(picture)
         kind = "svg+xml"
+    elif exact:
+        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+        kind = "png"
     else:
         Image.fromarray(picture).save(buffer, format="JPEG", quality=92, subsampling=0)
         kind = "jpeg"

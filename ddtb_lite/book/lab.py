@@ -54,7 +54,7 @@ def sample(label: str, x: Tensor, bits: Sequence[int] = (2, 3, 4, 8), nonnegativ
     for each, path in paths.items():
         _, lower, upper = path[-1]
         bounds[each] = {**starting_bounds(x, each, nonnegative), "DDTB": (lower, upper, 2**each - 1)}
-    return Sample(label, _some(x).numpy(), bounds, paths)
+    return Sample(label, some(x).numpy(), bounds, paths)
 
 
 def starting_bounds(x: Tensor, bits: int, nonnegative: bool = False) -> dict[str, Bounds]:
@@ -86,7 +86,7 @@ def descend(x: Tensor, bits: int, steps: int = 400, every: int = 4) -> list[tupl
     Adam on both bounds with the quantizer's own gradient, on the values that a sample keeps; every `every`-th step is
     kept. The rate is a hundredth of the first range.
     """
-    values = _some(x).reshape(1, 1, 1, -1)
+    values = some(x).reshape(1, 1, 1, -1)
     quantizer = DualBound(bits)
     quantizer.initialize(x.detach().float(), 99)
     rate = max((quantizer.upper - quantizer.lower).item(), uniform.MINIMUM_WIDTH) / 100
@@ -139,7 +139,7 @@ def lab(identifier: str, samples: Sequence[Sample], caption: str) -> HTML:
     return component(
         ("quantizer", "histogram", "lab"),
         identifier,
-        f'<img src="{data_url(_picture(first, lower, upper, steps))}" alt="{alternative}">'
+        f'<img src="{data_url(histogram_picture(first, lower, upper, steps))}" alt="{alternative}">'
         f'<div class="controls" hidden>{menu}<div data-part="plot"></div><dl>{numbers}</dl>'
         f'<div class="row"><span>bits</span>{widths}</div><div class="row"><span>bounds</span>{buttons}</div>'
         f"{walk}</div>",
@@ -148,8 +148,8 @@ def lab(identifier: str, samples: Sequence[Sample], caption: str) -> HTML:
     )
 
 
-def _some(x: Tensor) -> Tensor:
-    """A few thousand of the values, float32: the extremes, and others drawn once and for all."""
+def some(x: Tensor) -> Tensor:
+    """A few thousand of the values of `x`, flat, float32: the extremes, and others drawn once and for all."""
     flat = x.detach().float().flatten()
     if flat.numel() <= KEPT:
         return flat
@@ -157,17 +157,26 @@ def _some(x: Tensor) -> Tensor:
     return torch.cat([flat[drawn], torch.stack(torch.aminmax(flat))])
 
 
-def _for_page(each: Sample) -> dict[str, object]:
-    """A sample as the script reads it, with the range of values that its histogram shows."""
-    pairs = [(lower, upper) for methods in each.bounds.values() for lower, upper, _ in methods.values()]
-    lowest = min(each.values.min().item(), *(lower for lower, _ in pairs))
-    highest = max(each.values.max().item(), *(upper for _, upper in pairs))
+def histogram_data(sample: Sample) -> dict[str, object]:
+    """Values as a script reads them, and the range that the histogram shows: all of them and all bounds."""
+    pairs = [(lower, upper) for methods in sample.bounds.values() for lower, upper, _ in methods.values()]
+    lowest = min(sample.values.min().item(), *(lower for lower, _ in pairs))
+    highest = max(sample.values.max().item(), *(upper for _, upper in pairs))
     margin = (highest - lowest) / 25
     return {
-        "values": base64.b64encode(each.values.astype("<f4").tobytes()).decode(),
+        "values": base64.b64encode(sample.values.astype("<f4").tobytes()).decode(),
         "domain": [lowest - margin, highest + margin],
-        "bounds": {bits: dict(methods) for bits, methods in each.bounds.items()},
-        "paths": {bits: [[step, *map(_short, bounds)] for step, *bounds in path] for bits, path in each.paths.items()},
+    }
+
+
+def _for_page(sample: Sample) -> dict[str, object]:
+    """A sample as the lab's script reads it."""
+    return {
+        **histogram_data(sample),
+        "bounds": {bits: dict(methods) for bits, methods in sample.bounds.items()},
+        "paths": {
+            bits: [[step, *map(_short, bounds)] for step, *bounds in path] for bits, path in sample.paths.items()
+        },
     }
 
 
@@ -176,11 +185,12 @@ def _short(bound: float) -> float:
     return float(f"{bound:.6g}")
 
 
-def _picture(first: Sample, lower: float, upper: float, steps: int) -> figures.Figure:
-    values = torch.from_numpy(first.values)
+def histogram_picture(sample: Sample, lower: float, upper: float, steps: int) -> figures.Figure:
+    """The histogram as the page draws it, for a page without scripts."""
+    values = torch.from_numpy(sample.values)
     levels = uniform.fake_quantize_steps(values, torch.tensor(lower), torch.tensor(upper), steps).unique()
     with figures.style():
         figure, place = figures.plt.subplots(figsize=(7, 2.6))
-        figures.activation_histogram(place, first.values, lower, upper, levels.tolist() if len(levels) <= 17 else ())
+        figures.activation_histogram(place, sample.values, lower, upper, levels.tolist() if len(levels) <= 17 else ())
         place.legend(loc="upper right")
     return figure

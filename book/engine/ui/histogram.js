@@ -1,11 +1,12 @@
 // A histogram with two bounds that are dragged by mouse, finger and keys, and with the levels between them. `moved(name,
-// value)` hears of a move; whoever listens decides what becomes of it and calls `draw`.
+// value)` hears of a move; whoever listens decides what becomes of it and calls `draw`. Without it, bounds stay put.
 function histogram(place, moved, height = 210) {
   const BINS = 96, FOOT = 22, KNOB = 30, MOST_BANDS = 17;
   place.classList.add("histogram");
-  place.style.height = `${height + KNOB}px`;
+  place.classList.toggle("still", !moved);
+  place.style.height = `${height + (moved ? KNOB : 0)}px`;
   place.innerHTML = `<svg role="img" width="100%" height="${height}"></svg>` + ["lower", "upper"].map(name =>
-    `<div class="bound ${name}" role="slider" tabindex="0" aria-label="${name} bound"><b>${name === "lower" ? "▸" : "◂"}</b></div>`).join("");
+    `<div class="bound ${name}" ${moved ? `role="slider" tabindex="0" aria-label="${name} bound"` : ""}><b>${name === "lower" ? "▸" : "◂"}</b></div>`).join("");
   const svg = place.querySelector("svg");
   const handles = { lower: place.querySelector(".lower"), upper: place.querySelector(".upper") };
   let values, domain, bars, shown;
@@ -73,7 +74,7 @@ function histogram(place, moved, height = 210) {
   }
 
   place.addEventListener("pointerdown", event => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !moved) return;
     event.preventDefault();
     const at = value(event.clientX - place.getBoundingClientRect().left);
     const own = event.target.closest(".bound");

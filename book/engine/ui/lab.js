@@ -2,8 +2,9 @@
 // [[step, lower, upper], …]}}], values as base64 of float32; everything that shows a number is computed here.
 function lab(root, samples) {
   const part = name => root.querySelector(`[data-part=${name}]`);
+  for (const each of samples) each.values = new Float32Array(Uint8Array.from(atob(each.values), letter => letter.charCodeAt(0)).buffer);
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  let sample, lower, upper, steps, bits, mean, variance, frame = 0;
+  let sample, lower, upper, steps, bits, frame = 0;
 
   const plot = histogram(part("plot"), (name, value) => {
     const gap = (sample.domain[1] - sample.domain[0]) / 200;
@@ -16,14 +17,10 @@ function lab(root, samples) {
   function show(changed = {}) {
     steps = changed.steps ?? steps;
     const used = plot.draw(lower, upper, steps), quantized = fakeQuantize(sample.values, lower, upper, steps);
-    let squares = 0, clipped = 0;
-    sample.values.forEach((value, index) => {
-      squares += (quantized[index] - value) ** 2;
-      clipped += value < lower || value > upper;
-    });
-    const count = sample.values.length, told = {
-      lower: number(lower), upper: number(upper), levels: `${used} of ${steps + 1}`,
-      error: `${(100 * squares / count / sample.variance).toFixed(1)} %`, clipped: `${(100 * clipped / count).toFixed(1)} %`,
+    const clipped = sample.values.filter(value => value < lower || value > upper).length / sample.values.length;
+    const error = meanSquare(sample.values, quantized) / meanSquare(sample.values), percent = share => `${(100 * share).toFixed(1)} %`;
+    const told = {
+      lower: number(lower), upper: number(upper), levels: `${used} of ${steps + 1}`, error: percent(error), clipped: percent(clipped),
     };
     for (const [name, text] of Object.entries(told)) part(name).textContent = text;
     for (const button of root.querySelectorAll("[data-method]")) button.setAttribute("aria-pressed", button.dataset.method === changed.method);
@@ -40,11 +37,6 @@ function lab(root, samples) {
 
   function choose(index) {
     sample = samples[index];
-    if (typeof sample.values === "string") {
-      sample.values = new Float32Array(Uint8Array.from(atob(sample.values), letter => letter.charCodeAt(0)).buffer);
-      const mean = sample.values.reduce((sum, value) => sum + value, 0) / sample.values.length;
-      sample.variance = sample.values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / sample.values.length;
-    }
     plot.load(sample.values, sample.domain);
   }
 

@@ -33,3 +33,9 @@ function fakeQuantize(values, lower, upper, steps) {
   const bounds = grid(lower, upper, steps);
   return multiples(values, bounds).map(multiple => multiple * bounds.step);
 }
+
+// Mean squared distance of values from others, or from their own mean: the variance.
+function meanSquare(values, others) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return values.reduce((sum, value, index) => sum + (value - (others ? others[index] : mean)) ** 2, 0) / values.length;
+}
