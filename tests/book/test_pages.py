@@ -6,7 +6,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,13 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 CHECKS = Path(__file__).with_name("page_checks.js")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 180_000  # milliseconds, for machines that do other things at the same time
 
 
 @pytest.fixture(scope="module")
@@ -81,27 +80,6 @@ def address(built: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; DDTB_BROWSER names another program than the usual ones."""
-    named = os.environ.get("DDTB_BROWSER")
-    candidates = [named] if named else ["chromium", "chromium-browser", "google-chrome", "chrome"]
-    program = next(filter(None, map(shutil.which, candidates)), None)
-    if program is None:
-        reason = f"no browser: none of {', '.join(candidates)} is installed"
-        if os.environ.get("DDTB_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    switches = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    switches += " --disable-component-update --disable-sync"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=switches.split(), timeout=PATIENCE)
-        yield chromium
-        chromium.close()
 
 
 class Visit:
@@ -181,7 +159,7 @@ def test_explorers_show_a_picture_without_scripts(built: Path, browser: Any) -> 
         if "<figure" not in (built / name).read_text(encoding="utf-8"):
             continue
         page.goto((built / name).as_uri())
-        for figure in page.query_selector_all("figure.explorer, figure.swipe"):
+        for figure in page.query_selector_all("figure.explorer, figure.swipe, figure.lab"):
             picture = figure.query_selector("img, svg")
             assert picture is not None and picture.bounding_box()["height"] > 10, name
     context.close()
