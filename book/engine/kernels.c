@@ -75,15 +75,18 @@ static inline __attribute__((always_inline)) void look_up(v128_t sums[2][OUTS][4
       for (int32_t part = 0; part < 4; part++) sums[r][o][part] = wasm_i32x4_const_splat(0);
   for (int32_t entry = 0; entry < entries;) {
     int32_t last = entry + span < entries ? entry + span : entries;
-    // A pair of bytes, taken as one 16-bit number, is the first plus 256 times the second: `both` sums up pairs, `second`
-    // their second bytes, and what remains of `both` without those are the first.
+    // Two neighboring bytes are one 16-bit number: the first, which must not be negative, plus 256 times the second. So
+    // first bytes start at 128; `both` sums such numbers up, `second` their second bytes, and the first ones are what
+    // is left. `both` may wrap, because what is left fits again.
+    int32_t times = (last - entry + group - 1) / group;
     v128_t both[2][OUTS], second[2][OUTS];
     for (int32_t r = 0; r < rows; r++)
-      for (int32_t o = 0; o < OUTS; o++) both[r][o] = second[r][o] = wasm_i16x8_const_splat(0);
+      for (int32_t o = 0; o < OUTS; o++)
+        both[r][o] = wasm_i16x8_splat(-128 * times), second[r][o] = wasm_i16x8_const_splat(0);
     while (entry < last) {
       v128_t narrow[2][OUTS];
       for (int32_t r = 0; r < rows; r++)
-        for (int32_t o = 0; o < OUTS; o++) narrow[r][o] = wasm_i8x16_const_splat(0);
+        for (int32_t o = 0; o < OUTS; o++) narrow[r][o] = wasm_i16x8_const_splat(128);
       int32_t end = entry + group < last ? entry + group : last;
       do {
         for (int32_t r = 0; r < rows; r++) {
