@@ -26,13 +26,15 @@ MEASURE = """
     .filter(element => shown(element) && !element.parentElement.closest('.cell_input, .cell_output pre, div.highlight'))
     .reduce((sum, element) => sum + element.getBoundingClientRect().height, 0);
   const figures = [...article.querySelectorAll('figure, img, svg, canvas, input, [role=slider]')]
-    .filter(element => shown(element) && element.getBoundingClientRect().height > 60 || element.matches('input[type=range]'))
+    .filter(element => shown(element))
+    .filter(element => element.getBoundingClientRect().height > 60 || element.matches('input'))
     .map(element => element.getBoundingClientRect().top - top);
   const checks = [...article.querySelectorAll('.cell_output pre')].filter(shown)
     .reduce((sum, element) => sum + (element.innerText.match(/^✓/gm) || []).length, 0);
   const widest = Math.max(0, ...[...article.querySelectorAll('pre')].filter(shown)
     .flatMap(element => element.textContent.split('\\n').map(line => line.length)));
-  return {height: Math.round(height), code: +(code / height).toFixed(3), figure: figures.length ? Math.round(Math.min(...figures)) : null,
+  const figure = figures.length ? Math.round(Math.min(...figures)) : null;
+  return {height: Math.round(height), code: +(code / height).toFixed(3), figure,
           words: article.innerText.split(/\\s+/).length, checks, widest};
 }
 """
@@ -68,9 +70,8 @@ def main() -> None:
     print(f"{'page':42s} {'height':>7s} {'code':>6s} {'figure':>7s} {'words':>6s} {'checks':>6s} {'widest':>6s}")
     for name, row in found.items():
         figure = "" if row["figure"] is None else str(row["figure"])
-        print(
-            f"{name:42s} {row['height']:7d} {row['code']:6.0%} {figure:>7s} {row['words']:6d} {row['checks']:6d} {row['widest']:6d}"
-        )
+        numbers = f"{row['height']:7d} {row['code']:6.0%} {figure:>7s} {row['words']:6d}"
+        print(f"{name:42s} {numbers} {row['checks']:6d} {row['widest']:6d}")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
 

@@ -7,7 +7,7 @@ sentence says why.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from IPython.display import HTML

@@ -24,7 +24,7 @@ def check_gates(network: SuperResolutionNetwork, recipe: Recipe) -> None:
 
 
 def check_falling_bits(bits: int, recipe: Recipe) -> None:
-    """Raise `ValueError` unless the recipe's bit-widths fall, down to the network's own, which is 32 in full precision."""
+    """Raise `ValueError` unless the recipe's bit-widths fall down to the network's own, 32 in full precision."""
     widths = [*(each for each, _ in recipe.falling_bits), bits]
     if any(later >= earlier for earlier, later in pairwise(widths)):
         raise ValueError(
