@@ -5,12 +5,14 @@ Three things happen to the tree of a notebook's page, and to nothing else:
 * Under the title comes one strip, "12 min · run in Colab · goals and parameters". The last unfolds what a notebook has
   to say before it begins: goals, the Colab cell, its parameters, the imports.
 * A cell that does nothing but check becomes one line, "✓ 5 checks", that unfolds; so do check lines under other cells.
-* Code is dedented as it is shown, so that a quoted method begins at the margin.
+* Code that draws or lays out is folded to a word, unless its cell is tagged `show-input`: what a reader learns from it
+  is the picture. Code is dedented as it is shown, so that a quoted method begins at the margin.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from typing import Any
 
@@ -18,6 +20,8 @@ from docutils import nodes
 
 WORDS_A_MINUTE = 200
 MARK = "✓ "
+# What a cell calls that draws a picture, lays out a table or quotes a source.
+DRAWING = re.compile(r"\bplt\.|\bfigures\.|\btables\.|\b(?:explorer|swipe|interact|lab|HTML|Markdown|display|source)\(")
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -32,6 +36,7 @@ def _read(app: Any, tree: nodes.document) -> None:
     words = len(tree.astext().split()) - sum(len(each.astext().split()) for each in tree.findall(nodes.literal_block))
     for cell in list(tree.findall(_is_cell)):
         _dedent(cell)
+        _fold_drawing(cell)
         _fold_checks(cell)
     section = next(iter(tree.findall(nodes.section)), None)
     if section is not None:
@@ -72,6 +77,16 @@ def _dedent(cell: nodes.Element) -> None:
             block.children = [nodes.Text(text)]
 
 
+def _fold_drawing(cell: nodes.Element) -> None:
+    if "tag_show-input" not in cell["classes"] and not cell.get("hide_mode") and DRAWING.search(_source(cell)):
+        cell["hide_mode"], cell["prompt_show"], cell["prompt_hide"] = "input", "code", "code"
+
+
+def _unfold(cell: nodes.Element) -> None:
+    """Inside another fold, one is enough."""
+    cell.attributes.pop("hide_mode", None)
+
+
 def _only_checks(source: str) -> bool:
     """Whether a cell calls `check`, under conditions or in loops perhaps, and shows nothing else."""
     try:
@@ -99,7 +114,7 @@ def _fold_checks(cell: nodes.Element) -> None:
     if not lines:
         return
     if _only_checks(_source(cell)):
-        cell["classes"] = [each for each in cell["classes"] if not each.startswith("tag_hide")]
+        _unfold(cell)
         parent = cell.parent
         index = parent.index(cell)
         parent[index : index + 1] = [_open(_count(lines), "checks"), cell, _close()]
@@ -149,8 +164,8 @@ def _strip(section: nodes.section, minutes: int, colab: str) -> None:
     claim = [each for each in children[title + 1 : parameters] if isinstance(each, nodes.paragraph)][:1]
     folded = [each for each in children[title + 1 : end] if each not in claim and not _is_link_to_colab(each)]
     for each in folded:
-        if _is_cell(each):  # one fold is enough
-            each["classes"] = [name for name in each["classes"] if not name.startswith("tag_hide")]
+        if _is_cell(each):
+            _unfold(each)
     strip = nodes.raw(
         "",
         f'<div class="page-strip"><span>{minutes} min</span><a href="{colab}">run in Colab</a>'
