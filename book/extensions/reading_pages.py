@@ -100,7 +100,7 @@ def _only_checks(source: str) -> bool:
         if isinstance(statement, ast.Expr):
             call = statement.value
             return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "check"
-        return isinstance(statement, ast.Assign | ast.FunctionDef)
+        return isinstance(statement, ast.Assign | ast.FunctionDef | ast.Assert)
 
     return any(isinstance(each, ast.Call) for each in ast.walk(tree)) and all(map(fits, tree.body))
 
