@@ -166,11 +166,8 @@ class Recipe:
 
     @classmethod
     def _short(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
-        # About 90 minutes on one core. Steps at ×4 take longer, SRResNet's above all: its last convolution is of 9×9.
-        # SRGAN goes on from SRResNet's weights, and its steps are a discriminator's too.
-        # For SRResNet this is too short: after 2000 steps it enlarges held-out images as well as EDSR after 300, and
-        # 3000 more add 0.1 dB. A first convolution that divides pixels by 32, with a last one that undoes it, blocks
-        # whose last batch norm starts at 20, and a rate of 0.05 for batch norms hardly help in 250 to 1000 steps.
+        # About 90 minutes on one core. SRResNet's steps take longest: its last convolution is of 9×9. SRGAN goes on from
+        # SRResNet's weights, and its steps are a discriminator's too.
         steps = {"srresnet": 5000, "srgan": 1000}.get(network.name, 8000)
         if network.scale == 2 and network.name != "srgan":
             steps = 10_000
@@ -188,14 +185,8 @@ class Recipe:
             return baseline
         assert network.quantization is not None
         highest = METHODS[network.quantization.method].highest_bits
-        # Judged with DDTB on held-out training images, the same for every method. What counts is the bounds' rate on
-        # the scale of activations, which here is that of pixels: bounds lie 20 to 90 from zero, and at the paper's
-        # 1e-2 a few hundred steps do not move them. At 3e-2 copying the blocks' outputs then fails (relative error
-        # 0.9 when 2 bits begin, 1.4 to 1.7 later, at several rates of the weights). From a start at 1.9, 60 steps
-        # at 1 take it to 0.74 and 0.72, with weights' rates of 1e-4 and 4e-4; 60 steps at 0.2 leave it above 1.6.
-        # Half of 1 was taken, for methods whose one number moves all levels. A starting percentile of 95 instead of
-        # the paper's 99 begins near 0.8, but that is another initializer. For SRResNet nothing could be judged, since
-        # its teacher stays on a plateau: it has the paper's rate.
+        # What counts is the bounds' rate on the scale of activations, which here is that of pixels. Judged with DDTB on
+        # held-out training images, the same for every method; SRResNet has no teacher to judge by.
         on_pixel_scale = network.name in ("edsr", "rdn")
         return replace(
             baseline,

@@ -20,7 +20,7 @@ from ..networks import SuperResolutionNetwork
 from ..quantizers import DualBound
 from ..support import distributed
 from ..support.devices import training_precision
-from .adversarial import Adversary, PerceptualLoss
+from .adversarial import Adversary
 from .losses import Objective
 from .patches import PatchSampler
 from .preconditions import check_falling_bits, check_gates, check_teacher
@@ -74,7 +74,6 @@ class Run:
         data: list[tuple[str, np.ndarray]],
         seed: int,
         device: torch.device,
-        perceptual: PerceptualLoss | None = None,
     ) -> None:
         distributed.check_divisible(recipe.batch_size)
         self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
@@ -111,7 +110,6 @@ class Run:
                 learning_rate=recipe.learning_rate,
                 seed=seed,
                 device=device,
-                perceptual=perceptual,
             )
         objective = Objective(network, teacher, recipe, self.precision, adversary)
         self.train_step = TrainingStep(objective, self.sampler, recipe.batch_size, device)

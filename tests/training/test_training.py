@@ -1160,21 +1160,16 @@ def test_bounds_can_start_at_a_fixed_value() -> None:
 
 
 def test_a_discriminator_trains_along_and_resumes(tmp_path: Path) -> None:
-    """Its losses are logged, a perceptual hook is called, and an interruption leaves no trace."""
+    """Its losses are logged, and an interruption leaves no trace."""
     recipe = PLAIN.override(adversarial_weight=1e-3, adversarial_loss="least_squares")
-    called = []
-
-    def perceptual(sr: Tensor, hr: Tensor) -> Tensor:
-        called.append(sr.shape == hr.shape)
-        return (sr - hr).abs().mean()
 
     def run(out: Path | None) -> tuple[dict[str, Tensor], History]:
         network = full_precision()
-        history = train(network, DATA, recipe, out=out, progress=False, device="cpu", perceptual=perceptual, seed=3)
+        history = train(network, DATA, recipe, out=out, progress=False, device="cpu", seed=3)
         return state_of(network), history
 
     whole, history = run(tmp_path / "whole")
-    assert {"adversarial", "perceptual", "discriminator"} <= set(history.rows[0]) and all(called)
+    assert {"adversarial", "discriminator"} <= set(history.rows[0])
     assert history.best_step == recipe.steps, "PSNR does not choose among networks that an adversary teaches"
     with pytest.MonkeyPatch.context() as patched:
         after_each_step(patched, _cut_at(4))
@@ -1192,11 +1187,6 @@ def _cut_at(step: int) -> Callable[[Run], None]:
             raise PowerCut
 
     return see
-
-
-def test_a_perceptual_loss_needs_a_discriminator() -> None:
-    with pytest.raises(ValueError, match="belongs to adversarial training"):
-        train(full_precision(), DATA, PLAIN, progress=False, perceptual=lambda sr, hr: sr.mean())
 
 
 @pytest.mark.parametrize(
