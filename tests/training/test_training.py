@@ -847,9 +847,7 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
 
 
-def test_the_best_weights_in_the_folder_are_those_of_the_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_in_the_folder_are_those_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may be killed between the two; where machines round otherwise, the better score does not come again."""
     recipe = PLAIN.override(validate_every=3, save_every=3)
     monkeypatch.setattr(validation, "evaluate", Scripted([20, 30]))
@@ -960,8 +958,8 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         train(full_precision(), "Set6", PLAIN, progress=False)
     with pytest.raises(ValueError, match="expected a uint8 array"):
         train(full_precision(), [np.full((40, 40, 3), np.nan)], PLAIN, progress=False)
-    with pytest.raises(ValueError, match="Unknown preset 'long'"):
-        train(full_precision(), DATA, "long", progress=False)
+    with pytest.raises(ValueError, match="'longest'.* smoke, short, long, paper"):
+        train(full_precision(), DATA, "longest", progress=False)
     with pytest.raises(ValueError, match="patch_size is 33, expected a multiple of the scale"):
         train(full_precision(), DATA, PLAIN.override(patch_size=33), progress=False)
 
