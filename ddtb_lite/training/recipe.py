@@ -117,8 +117,8 @@ class Recipe:
 
         "long" gives a student four times the steps of "short", in bf16 where the device has it; in full precision it is
         "short" under another name. A quantized network gets the recipe of quantization-aware training, a full-precision
-        one that of its baseline. Every method gets DDTB's learning rates, so that methods can be compared, unless `own_rates`
-        asks for those of its paper. Raises `ValueError` for another name.
+        one that of its baseline. Every method gets DDTB's learning rates, so that methods can be compared, unless
+        `own_rates` asks for those of its paper. Raises `ValueError` for another name.
         """
         recipe = cls._preset(name, network)
         if own_rates and network.quantization is not None:
