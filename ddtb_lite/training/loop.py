@@ -66,7 +66,7 @@ def train(
             "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
             "Continue its run folder, or quantize the full-precision network again."
         )
-    with distributed.started(device) as own_device, brought_back(network, teacher):
+    with distributed.process_group(device) as own_device, brought_back(network, teacher):
         run = Run(network, teacher, recipe, training_images(data), seed, own_device)
         folder = None if out is None else RunFolder(Path(out), run.identity)
         with (
@@ -97,7 +97,7 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
             run.advance()
             bar.update()
             last = run.step == recipe.steps
-            stopped = distributed.anywhere(stop.is_set())
+            stopped = distributed.any_process(stop.is_set())
             if last or run.step % recipe.validate_every == 0:
                 improved = run.log(validate=True)
                 if folder and improved:
@@ -111,7 +111,7 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
             if run.history.rows:
                 bar.set_postfix(run.summary(), refresh=False)
             if stopped and not last:
-                distributed.anywhere(False)  # torchrun ends all others when the first has left: let files be whole
+                distributed.any_process(False)  # torchrun ends all others when the first has left: let files be whole
                 where = f" The same call continues from {folder.path}." if folder else ""
                 raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
     if folder:

@@ -132,7 +132,7 @@ class Run:
             elif self.network.quantization.bits != self.bits:
                 self._reset_bounds()
             self._fix_bounds()
-        self.train_step.renew()
+        self.train_step.reset_optimizer()
 
     def state(self) -> RunState:
         """The whole run, until its next step: what `restore` needs to go on bit for bit."""
@@ -214,13 +214,13 @@ class Run:
                 set_bits(self.network, bits)
                 self._reset_bounds()
                 # The bounds are others now: what Adam remembers of the earlier ones' gradients says nothing about them.
-                self.train_step.renew()
+                self.train_step.reset_optimizer()
             if bits == self.bits and gated_paths(self.network):
                 since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
                 phase = "warm-up" if since < self.recipe.warmup_steps else "live"
                 if phase != self.network.phase and self.network.phase != "live":  # they may be from the beginning
                     set_phase(self.network, phase)
-                    self.train_step.share()
+                    self.train_step.parallelize()
 
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.
