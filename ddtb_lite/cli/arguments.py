@@ -13,6 +13,7 @@ from ..conversion import quantize
 from ..networks import NETWORKS, SuperResolutionNetwork, build
 from ..networks.base import VARIANTS
 from ..quantizers import METHODS
+from ..training.recipe import PRESETS
 
 Command = Callable[[argparse.Namespace], None]
 Choices = argparse._SubParsersAction  # what each command adds itself to
@@ -72,9 +73,7 @@ def network_options(each: argparse.ArgumentParser) -> None:
 
 def training_options(each: argparse.ArgumentParser) -> None:
     """How long, on what, from which seed and where."""
-    each.add_argument(
-        "--preset", default="short", choices=("smoke", "short", "paper"), help="length of training; by default short"
-    )
+    each.add_argument("--preset", default="short", choices=PRESETS, help="length of training; by default short")
     each.add_argument("--own-rates", action="store_true", help="the method's own learning rates instead of DDTB's")
     each.add_argument(
         "--set",

@@ -9,6 +9,7 @@ import sys
 from ..reproduction import progress, results
 from ..reproduction.grid import SELECTION, experiments, select
 from ..support.files import atomic_write
+from ..training.recipe import PRESETS
 from . import arguments
 
 
@@ -16,7 +17,7 @@ def add(choices: arguments.Choices) -> None:
     """Its options."""
     about = "Every run of the reproduction: done, under way, missing, and what it costs."
     each = arguments.command(choices, "experiments", about, run)
-    each.add_argument("--preset", default="short", choices=progress.PRESETS, help="length of training")
+    each.add_argument("--preset", default="short", choices=PRESETS, help="length of training")
     each.add_argument("--folder", default="runs", help="where the run folders lie")
     each.add_argument("--own", action="store_true", help="count this folder's results only, not data/results")
     for option, field in SELECTION.items():

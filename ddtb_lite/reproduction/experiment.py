@@ -14,6 +14,7 @@ from . import estimates
 TRAINING_DATA = {
     "smoke": ("photos_train",),
     "short": ("BSD200_train", "BSD200_test", "T91"),
+    "long": ("BSD200_train", "BSD200_test", "T91"),
     "paper": ("DIV2K",),
 }
 # What a preset scores on where that is not every benchmark at hand.

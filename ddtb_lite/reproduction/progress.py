@@ -12,11 +12,9 @@ from typing import Any
 import safetensors
 
 from ..support import resources
+from ..training.recipe import PRESETS
 from . import results
 from .experiment import Experiment
-
-# From the shortest to the longest.
-PRESETS = ("smoke", "short", "paper")
 
 
 def results_in(folder: str | Path) -> dict[str, dict[str, Any]]:

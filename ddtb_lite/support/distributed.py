@@ -33,11 +33,11 @@ PATIENCE = timedelta(minutes=10)
 TOLD_BY_TORCHRUN = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
 
 # Whether the processes work together at present: their connection outlasts the single run.
-_together = False
+_in_process_group = False
 
 
 @contextmanager
-def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
+def process_group(device: torch.device | str | None = None) -> Iterator[torch.device]:
     """Inside this context the processes that torchrun started work together; yields the device of this one.
 
     `device` is the device asked for, by default a GPU if there is one; on GPUs each process takes its own and they
@@ -51,13 +51,13 @@ def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
         device = f"cuda:{_own_gpu()}"
         torch.cuda.set_device(device)
     place = devices.resolve(device)
-    global _together
+    global _in_process_group
     if not dist.is_initialized():
         # Flags that the host reads travel by gloo on GPUs too, so that nothing has to wait for the device.
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)
         atexit.register(_disconnect)
-    _together = True
+    _in_process_group = True
     try:
         yield place
     except BaseException as error:
@@ -71,7 +71,7 @@ def started(device: torch.device | str | None = None) -> Iterator[torch.device]:
             f"({str(error).splitlines()[0]}). The same command continues from the last state in the run's folder."
         ) from error
     finally:
-        _together = False
+        _in_process_group = False
 
 
 def _disconnect() -> None:
@@ -100,8 +100,8 @@ def launched() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together at present: more than one only within `started`."""
-    return dist.get_world_size() if _together else 1
+    """How many processes work together at present: more than one only within `process_group`."""
+    return dist.get_world_size() if _in_process_group else 1
 
 
 def rank() -> int:
@@ -132,7 +132,7 @@ def check_agreement(*facts: Any) -> None:
         )
 
 
-def share(batch: Tensor) -> Tensor:
+def own_part(batch: Tensor) -> Tensor:
     """This process's part of a batch N×…: N/processes neighbours."""
     return batch if world_size() == 1 else batch.chunk(world_size())[rank()]
 
@@ -193,7 +193,7 @@ def extremes(lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     return -both[0], both[1]
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; all wait until each has asked."""
     if world_size() == 1:
         return flag

@@ -18,7 +18,6 @@ from ..networks import Discriminator
 from .optimizer import moments, restore_moments
 
 REAL, FAKE = 1.0, 0.0
-PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
@@ -44,20 +43,8 @@ class Adversary:
     float32, under autocast too. SRGAN weighs its loss with 10⁻³, beside a mean squared error of pixels from
     −1 to 1; beside L1 of 0…255 a weight of 1 pulls as hard (equal gradients at an error of 8 grey levels).
 
-    `perceptual` is a hook for the VGG loss with which SRGAN replaces the pixel loss: any function
-    (sr, hr) -> 0-d tensor of the same patches in float32, its weight included. There is none by default,
-    because it needs the weights of a classifier that was trained on ImageNet, which cannot be shipped here.
-    With torchvision, which fetches them, SRGAN's VGG54 is
-
-        vgg = torchvision.models.vgg19(weights="IMAGENET1K_V1").features[:36].eval().requires_grad_(False).to(device)
-        mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
-        deviation = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
-
-        def perceptual(sr, hr):
-            sr, hr = (vgg((image / 255 - mean) / deviation) / 12.75 for image in (sr, hr))
-            return torch.nn.functional.mse_loss(sr, hr)
-
-        adversary = Adversary(patch_size=96, perceptual=perceptual)
+    SRGAN replaces the pixel loss by one of VGG features as well; that needs the weights of a classifier trained on
+    ImageNet, which cannot be shipped, so here the pixel loss stays.
 
     Raises `ValueError` for an unknown loss, a wrong patch size, and patches of another shape.
     """
@@ -70,12 +57,10 @@ class Adversary:
         learning_rate: float = 1e-4,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        perceptual: PerceptualLoss | None = None,
     ) -> None:
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}, expected one of {', '.join(LOSSES)}.")
         self.loss, self.patch_size, self.device = LOSSES[loss], patch_size, torch.device(device)
-        self.perceptual = perceptual
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.discriminator = Discriminator(patch_size).to(self.device)
@@ -94,18 +79,6 @@ class Adversary:
         # Batch norm updates its running statistics in place: on copies here.
         buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
         return self.loss(self._logits(sr, parameters | buffers), REAL)
-
-    def perceptual_loss(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """What the `perceptual` hook says of the patches, a 0-d tensor; 0 without a hook."""
-        self._check("sr", sr)
-        self._check("hr", hr)
-        if self.perceptual is None:
-            return torch.zeros((), device=sr.device)
-        with torch.autocast(sr.device.type, enabled=False):
-            value = self.perceptual(sr.float(), hr.float())
-        if value.dim():
-            raise ValueError(f"The perceptual loss has shape {tuple(value.shape)}, expected a 0-d tensor.")
-        return value
 
     def update(self, sr: Tensor, hr: Tensor) -> Tensor:
         """One step of the discriminator; returns its loss before the step, a 0-d tensor without a gradient.

@@ -16,7 +16,6 @@ from .. import datasets, uniform
 from ..networks import SuperResolutionNetwork
 from ..quantizers.packed import is_packed
 from ..support import devices, distributed
-from .adversarial import PerceptualLoss
 from .recipe import Recipe
 from .run import History, Run
 from .run_folder import RunFolder
@@ -34,7 +33,6 @@ def train(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
-    perceptual: PerceptualLoss | None = None,
 ) -> History:
     """Train a network in place; it ends with the weights that scored best on held-out training images.
 
@@ -49,8 +47,7 @@ def train(
     folder goes on where the run was cut off, and on a CPU ends bit-identical to one that never was. SIGTERM and
     Ctrl-C save the state before they end the run.
 
-    A recipe with an `adversarial_weight` adds a discriminator that trains along; `perceptual` is then a hook for a loss
-    such as SRGAN's on VGG features, see `adversarial.Adversary`.
+    A recipe with an `adversarial_weight` adds a discriminator that trains along, see `adversarial.Adversary`.
 
     Started by `torchrun --nproc-per-node N`, N processes share each batch, on GPUs one each. They train what one
     process trains, up to the order of sums in floating point, and may continue its run, as it may continue theirs.
@@ -69,10 +66,8 @@ def train(
             "This student was loaded bit-packed: the full-precision weights that training needs are gone. "
             "Continue its run folder, or quantize the full-precision network again."
         )
-    if perceptual is not None and not recipe.adversarial_weight:
-        raise ValueError("A perceptual loss belongs to adversarial training; the recipe's adversarial_weight is 0.")
-    with distributed.started(device) as own_device, brought_back(network, teacher):
-        run = Run(network, teacher, recipe, training_images(data), seed, own_device, perceptual)
+    with distributed.process_group(device) as own_device, brought_back(network, teacher):
+        run = Run(network, teacher, recipe, training_images(data), seed, own_device)
         folder = None if out is None else RunFolder(Path(out), run.identity)
         with (
             uniform.compiled(recipe.compile),
@@ -102,7 +97,7 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
             run.advance()
             bar.update()
             last = run.step == recipe.steps
-            stopped = distributed.anywhere(stop.is_set())
+            stopped = distributed.any_process(stop.is_set())
             if last or run.step % recipe.validate_every == 0:
                 improved = run.log(validate=True)
                 if folder and improved:
@@ -116,7 +111,7 @@ def _to_the_end(run: Run, folder: RunFolder | None, stop: threading.Event, progr
             if run.history.rows:
                 bar.set_postfix(run.summary(), refresh=False)
             if stopped and not last:
-                distributed.anywhere(False)  # torchrun ends all others when the first has left: let files be whole
+                distributed.any_process(False)  # torchrun ends all others when the first has left: let files be whole
                 where = f" The same call continues from {folder.path}." if folder else ""
                 raise KeyboardInterrupt(f"Training was stopped after step {run.step}.{where}")
     if folder:

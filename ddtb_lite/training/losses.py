@@ -123,8 +123,7 @@ class Objective(nn.Module):
         if self.adversary is not None:
             self.sr = sr.detach()
             losses["adversarial"] = self.adversary.generator_loss(sr)
-            losses["perceptual"] = self.adversary.perceptual_loss(sr, high)
-            loss = loss + self.recipe.adversarial_weight * losses["adversarial"] + losses["perceptual"]
+            loss = loss + self.recipe.adversarial_weight * losses["adversarial"]
         return {"loss": loss, **losses}
 
     def idle_parameters(self) -> list[nn.Parameter]:

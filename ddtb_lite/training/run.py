@@ -20,7 +20,7 @@ from ..networks import SuperResolutionNetwork
 from ..quantizers import DualBound
 from ..support import distributed
 from ..support.devices import training_precision
-from .adversarial import Adversary, PerceptualLoss
+from .adversarial import Adversary
 from .losses import Objective
 from .patches import PatchSampler
 from .preconditions import check_falling_bits, check_gates, check_teacher
@@ -74,7 +74,6 @@ class Run:
         data: list[tuple[str, np.ndarray]],
         seed: int,
         device: torch.device,
-        perceptual: PerceptualLoss | None = None,
     ) -> None:
         distributed.check_divisible(recipe.batch_size)
         self.network, self.teacher, self.recipe, self.device = network, teacher, recipe, device
@@ -111,7 +110,6 @@ class Run:
                 learning_rate=recipe.learning_rate,
                 seed=seed,
                 device=device,
-                perceptual=perceptual,
             )
         objective = Objective(network, teacher, recipe, self.precision, adversary)
         self.train_step = TrainingStep(objective, self.sampler, recipe.batch_size, device)
@@ -134,7 +132,7 @@ class Run:
             elif self.network.quantization.bits != self.bits:
                 self._reset_bounds()
             self._fix_bounds()
-        self.train_step.renew()
+        self.train_step.reset_optimizer()
 
     def state(self) -> RunState:
         """The whole run, until its next step: what `restore` needs to go on bit for bit."""
@@ -216,13 +214,13 @@ class Run:
                 set_bits(self.network, bits)
                 self._reset_bounds()
                 # The bounds are others now: what Adam remembers of the earlier ones' gradients says nothing about them.
-                self.train_step.renew()
+                self.train_step.reset_optimizer()
             if bits == self.bits and gated_paths(self.network):
                 since = self.step - sum(steps for _, steps in self.recipe.falling_bits)
                 phase = "warm-up" if since < self.recipe.warmup_steps else "live"
                 if phase != self.network.phase and self.network.phase != "live":  # they may be from the beginning
                     set_phase(self.network, phase)
-                    self.train_step.share()
+                    self.train_step.parallelize()
 
     def log(self, validate: bool) -> bool:
         """Append a row to the history; returns whether a validation found a new best.

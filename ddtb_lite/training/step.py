@@ -34,7 +34,7 @@ class TrainingStep:
     def adversary(self) -> Adversary | None:
         return self.objective.adversary
 
-    def renew(self) -> None:
+    def reset_optimizer(self) -> None:
         """A new optimizer, without memory of earlier gradients."""
         network = self.objective.network
         own = activation_bounds(network)
@@ -47,9 +47,9 @@ class TrainingStep:
             group["lr"] = torch.zeros((), device=self.device) if on_gpu else 0.0
         # Fused, because only such an optimizer can skip a step while the host does not wait.
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
-        self.share()
+        self.parallelize()
 
-    def share(self) -> None:
+    def parallelize(self) -> None:
         """Let processes share the objective; due again whenever other parameters get gradients."""
         self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
 
@@ -64,7 +64,7 @@ class TrainingStep:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        low, high = (distributed.share(patches) for patches in self.sampler.sample(self.batch_size))
+        low, high = (distributed.own_part(patches) for patches in self.sampler.sample(self.batch_size))
         if self.batch is None or self.device.type == "cpu":
             self.batch = low, high
         else:  # a graph reads its patches from the same place each time
@@ -120,7 +120,7 @@ class TrainingStep:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
-        self.renew()
+        self.reset_optimizer()
         self.sampler.set_state(state["sampler"])
         parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "adversary": {}, "loss_scale": {}}
         for name, value in state.items():

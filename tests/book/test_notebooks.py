@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ddtb_lite.training.recipe import PRESETS
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -152,7 +154,7 @@ def test_parameters_are_literals(path: Path) -> None:
         assert isinstance(name, ast.Name), ast.unparse(statement)
         assigned[name.id] = ast.literal_eval(statement.value)
     assert assigned
-    assert assigned.get("preset", "smoke") in ("smoke", "short", "paper")
+    assert assigned.get("preset", "smoke") in PRESETS
 
 
 @each_notebook

@@ -26,7 +26,7 @@ from ddtb_lite.reproduction.claims import ledger
 from ddtb_lite.reproduction.experiment import TRAINING_DATA, Experiment
 from ddtb_lite.reproduction.grid import select
 from ddtb_lite.support import resources
-from ddtb_lite.training.recipe import Recipe
+from ddtb_lite.training.recipe import PRESETS, Recipe
 
 ROOT = Path(__file__).parents[2]
 ALL = grid.experiments()
@@ -137,7 +137,7 @@ def test_every_printed_score_has_its_run() -> None:
             assert (network if row["method"] == "FP" else name) in ALL
 
 
-@pytest.mark.parametrize("preset", progress.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_command_is_understood_and_says_what_the_experiment_is(preset: str) -> None:
     for each in ALL.values():
         options = parser().parse_args(each.arguments(preset, folder="some/where"))
@@ -271,7 +271,7 @@ def test_an_outline_is_enough_to_count_and_to_choose_a_recipe() -> None:
 
 
 def test_ones_own_run_hides_a_published_one_unless_it_is_shorter() -> None:
-    smoke, short, paper = (result("edsr_x2", preset) for preset in progress.PRESETS)
+    smoke, short, paper = (result("edsr_x2", preset) for preset in ("smoke", "short", "paper"))
     assert progress.together({"a": short}, {"a": smoke})["a"] is short
     assert progress.together({"a": short}, {"a": paper})["a"] is paper
     assert progress.together({"a": dict(short)}, {"a": short})["a"] is short
@@ -279,14 +279,18 @@ def test_ones_own_run_hides_a_published_one_unless_it_is_shorter() -> None:
 
 
 def test_a_longer_training_counts_for_a_shorter_preset() -> None:
-    lengths = {preset: result("edsr_x2", preset) for preset in progress.PRESETS}
-    counts = {(have, want): progress.finished(lengths[have], want) for have in lengths for want in progress.PRESETS}
+    lengths = {preset: result("edsr_x2", preset) for preset in PRESETS}
+    counts = {(have, want): progress.finished(lengths[have], want) for have in PRESETS for want in PRESETS}
     assert [pair for pair, enough in counts.items() if enough] == [
         ("smoke", "smoke"),
         ("short", "smoke"),
         ("short", "short"),
+        ("long", "smoke"),
+        ("long", "short"),
+        ("long", "long"),
         ("paper", "smoke"),
         ("paper", "short"),
+        ("paper", "long"),
         ("paper", "paper"),
     ]
     assert not progress.finished({"config": {"network": "bicubic"}}, "smoke")

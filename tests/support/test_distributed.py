@@ -107,11 +107,11 @@ def batch_norm_error() -> float:
         whole = kind is nn.BatchNorm2d
         norm = kind(3).double()
         norm.load_state_dict({**norm.state_dict(), "weight": weight, "bias": bias})
-        x = (batch if whole else distributed.share(batch)).clone().requires_grad_()
+        x = (batch if whole else distributed.own_part(batch)).clone().requires_grad_()
         y = norm(x)
-        (y * (toward if whole else distributed.share(toward))).sum().backward()
+        (y * (toward if whole else distributed.own_part(toward))).sum().backward()
         assert x.grad is not None and norm.weight.grad is not None and norm.bias.grad is not None
-        own = [distributed.share(each) if whole else each for each in (y.detach(), x.grad)]
+        own = [distributed.own_part(each) if whole else each for each in (y.detach(), x.grad)]
         parameters = [norm.weight.grad, norm.bias.grad]
         if not whole:
             parameters = [distributed.mean(each) * 2 for each in parameters]
@@ -132,9 +132,9 @@ def gate_error(variant: str) -> float:
                 patched.setattr(distributed, "extremes", lambda lowest, highest: (lowest, highest))
                 upper, lower = gate(batch)
         else:
-            upper, lower = gate(distributed.share(batch))
+            upper, lower = gate(distributed.own_part(batch))
         (upper + 3 * lower).square().sum().backward()
-        betas = [distributed.share(beta.detach()) if whole else beta.detach() for beta in (upper, lower)]
+        betas = [distributed.own_part(beta.detach()) if whole else beta.detach() for beta in (upper, lower)]
         gradients = [each.grad for each in gate.parameters() if each.grad is not None]
         assert len(gradients) == (4 if variant == "paper" else 1)
         gradients = [each if whole else 2 * distributed.mean(each) for each in gradients]
@@ -174,11 +174,11 @@ def work(folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for case in CASES:
         tensors |= {f"{case}.{name}": value for name, value in run(case, folder / case).items()}
-    with distributed.started("cpu"):
+    with distributed.process_group("cpu"):
         facts["processes"] = distributed.world_size()
         facts["batch norm"] = batch_norm_error()
         facts["gate"] = [gate_error(variant) for variant in ("paper", "official")]
-        facts["anywhere"] = [distributed.anywhere(rank == 1), distributed.anywhere(False)]
+        facts["any process"] = [distributed.any_process(rank == 1), distributed.any_process(False)]
     network = full_precision()
     facts["bad share"] = message(lambda: one_bad_share(network, rank))
     tensors |= {f"bad share.{name}": value for name, value in network.state_dict().items()}
@@ -303,7 +303,7 @@ def test_processes_must_train_the_same_run(pair: Path) -> None:
 
 
 def test_a_flag_is_seen_everywhere(pair: Path) -> None:
-    assert found(pair, "anywhere") == [[True, False]] * 2
+    assert found(pair, "any process") == [[True, False]] * 2
 
 
 def test_the_command_line_speaks_once(pair: Path) -> None:
@@ -315,11 +315,11 @@ def test_the_command_line_speaks_once(pair: Path) -> None:
 
 def test_alone_nothing_changes() -> None:
     x = torch.randn(3, requires_grad=True)
-    with distributed.started("cpu") as device:
+    with distributed.process_group("cpu") as device:
         assert device == torch.device("cpu")
         assert (distributed.world_size(), distributed.rank()) == (1, 0)
-        assert distributed.share(x) is x and distributed.mean(x) is x
-        assert not distributed.anywhere(False) and distributed.anywhere(True)
+        assert distributed.own_part(x) is x and distributed.mean(x) is x
+        assert not distributed.any_process(False) and distributed.any_process(True)
         layer = nn.Linear(1, 1)
         assert distributed.parallel(layer, []) is layer
 
@@ -332,7 +332,7 @@ def test_another_launchers_variables_start_nothing(missing: list[str], monkeypat
     """A scheduler that sets WORLD_SIZE, with RANK or without, has not started processes that train together."""
     for name, value in TORCHRUN.items():
         monkeypatch.delenv(name, raising=False) if name in missing else monkeypatch.setenv(name, value)
-    with distributed.started("cpu"):
+    with distributed.process_group("cpu"):
         assert (distributed.launched(), distributed.world_size(), distributed.rank()) == (1, 1, 0)
 
 
@@ -341,7 +341,7 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="started 4 processes, but this machine has 2 GPUs; say --nproc-per-node 2"):
-        with distributed.started("cuda"):
+        with distributed.process_group("cuda"):
             pass
 
 

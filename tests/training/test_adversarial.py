@@ -175,26 +175,6 @@ def test_float32_under_autocast() -> None:
     assert equal(plain.state(), cast.state()), "neither is the backward pass in bf16"
 
 
-def test_the_perceptual_loss_is_a_hook() -> None:
-    hr = textures(2)
-    sr = blurred(hr).requires_grad_()
-    assert adversary().perceptual_loss(sr, hr).item() == 0
-
-    def edges(sr: Tensor, hr: Tensor) -> Tensor:
-        assert sr.dtype == hr.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return 3 * F.l1_loss(sr.diff(), hr.diff())
-
-    judge = adversary(perceptual=edges)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = judge.perceptual_loss(sr.bfloat16(), hr)
-    value.backward()
-    expected = 3 * (sr.detach().bfloat16().float().diff() - hr.diff()).abs().mean()
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert sr.grad is not None and sr.grad.any()
-    with pytest.raises(ValueError, match="0-d tensor"):
-        adversary(perceptual=lambda sr, hr: (sr - hr).flatten(1).mean(1)).perceptual_loss(sr, hr)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="hinge.*bce, least_squares"):
         adversary("hinge")
@@ -206,8 +186,6 @@ def test_what_does_not_fit_is_refused() -> None:
             lambda bad=bad: judge.generator_loss(bad),
             lambda bad=bad: judge.update(bad, good),
             lambda bad=bad: judge.update(good, bad),
-            lambda bad=bad: judge.perceptual_loss(bad, good),
-            lambda bad=bad: judge.perceptual_loss(good, bad),
         ):
             with pytest.raises(ValueError, match="expected N×3×16×16"):
                 call()

@@ -87,7 +87,7 @@ def test_a_new_optimizer_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> No
     objective = Objective(build("edsr", 2, n_blocks=1, n_feats=8), None, Recipe("test", steps=9))
     training = step.TrainingStep(objective, PatchSampler(pictures, 2, 32), 2, torch.device("cpu"))
     for _ in range(2):
-        training.renew()
+        training.reset_optimizer()
         for _ in range(EAGER_STEPS + 2):
             training((1e-3, 1e-3), "live")
     assert recorder.recorded == 2

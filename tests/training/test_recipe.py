@@ -11,6 +11,7 @@ import pytest
 from ddtb_lite import Recipe, build, quantize
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.quantizers import METHODS
+from ddtb_lite.training.recipe import PRESETS
 
 SMALL = {
     "edsr": {"n_blocks": 1, "n_feats": 8},
@@ -108,7 +109,7 @@ def test_bits_at() -> None:
 
 
 @pytest.mark.parametrize(("bits", "falling"), [(2, [4, 3]), (3, [4]), (4, []), (8, [])])
-@pytest.mark.parametrize("preset", ["short", "smoke"])
+@pytest.mark.parametrize("preset", ["smoke", "short", "long"])
 def test_bits_fall_from_above_only(preset: str, bits: int, falling: list[int]) -> None:
     recipe = Recipe.preset(preset, student(bits=bits))
     assert [each for each, _ in recipe.falling_bits] == falling
@@ -120,7 +121,7 @@ def test_bits_fall_from_above_only(preset: str, bits: int, falling: list[int]) -
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_every_preset_fits_every_network(name: str, scale: int) -> None:
-    for preset in ("smoke", "short", "paper"):
+    for preset in PRESETS:
         full, quantized = network(name, scale), student(name, scale)
         for recipe in (Recipe.preset(preset, full), Recipe.preset(preset, quantized)):
             assert recipe.preset_name == preset
@@ -133,13 +134,27 @@ def test_every_preset_fits_every_network(name: str, scale: int) -> None:
 
 def test_presets_get_longer() -> None:
     for each in (network(), student()):
-        steps = [Recipe.preset(preset, each).steps for preset in ("smoke", "short", "paper")]
-        assert steps[0] < steps[1] / 10 and steps[1] < steps[2] / 10
+        smoke, short, long, paper = (Recipe.preset(preset, each).steps for preset in PRESETS)
+        assert smoke < short / 10 and short <= long < paper / 10
+
+
+@pytest.mark.parametrize(("bits", "falling"), [(2, ((4, 300), (3, 300))), (3, ((4, 300),)), (4, ())])
+def test_the_long_preset(bits: int, falling: tuple[tuple[int, int], ...]) -> None:
+    """Four times the short one's steps, whatever precision is fastest; all else is as in the short one."""
+    short, long = (Recipe.preset(preset, student(bits=bits)) for preset in ("short", "long"))
+    assert (long.steps, long.falling_bits, long.precision) == (3200, falling, "auto")
+    changed = {name for name, value in vars(long).items() if value != vars(short)[name]}
+    assert changed <= {"preset_name", "steps", "falling_bits", "precision"}
+    assert long.steps == 4 * short.steps and short.precision == "fp32"
+    for name in SMALL:
+        assert replace(Recipe.preset("long", network(name)), preset_name="short") == Recipe.preset(
+            "short", network(name)
+        )
 
 
 def test_an_unknown_preset() -> None:
-    for name in ("long", "", "Paper"):
-        with pytest.raises(ValueError, match=f"Unknown preset '{name}'; the known ones are smoke, short, paper"):
+    for name in ("longer", "", "Paper"):
+        with pytest.raises(ValueError, match=f"'{name}'.* smoke, short, long, paper"):
             Recipe.preset(name, network())
 
 
@@ -239,7 +254,7 @@ def test_a_recipe_survives_json() -> None:
         assert Recipe(**fields) == recipe
 
 
-@pytest.mark.parametrize("preset", ["short", "smoke"])
+@pytest.mark.parametrize("preset", ["smoke", "short", "long"])
 def test_a_method_of_one_bit_starts_at_its_own_width(preset: str) -> None:
     reactnet = quantize(build("edsr", 4, n_blocks=1, n_feats=8), "reactnet", 1)
     assert Recipe.preset(preset, reactnet).falling_bits == ()

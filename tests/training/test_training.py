@@ -847,9 +847,7 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "best.safetensors", "log.csv"}
 
 
-def test_the_best_weights_in_the_folder_are_those_of_the_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_in_the_folder_are_those_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run may be killed between the two; where machines round otherwise, the better score does not come again."""
     recipe = PLAIN.override(validate_every=3, save_every=3)
     monkeypatch.setattr(validation, "evaluate", Scripted([20, 30]))
@@ -960,8 +958,8 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         train(full_precision(), "Set6", PLAIN, progress=False)
     with pytest.raises(ValueError, match="expected a uint8 array"):
         train(full_precision(), [np.full((40, 40, 3), np.nan)], PLAIN, progress=False)
-    with pytest.raises(ValueError, match="Unknown preset 'long'"):
-        train(full_precision(), DATA, "long", progress=False)
+    with pytest.raises(ValueError, match="'longest'.* smoke, short, long, paper"):
+        train(full_precision(), DATA, "longest", progress=False)
     with pytest.raises(ValueError, match="patch_size is 33, expected a multiple of the scale"):
         train(full_precision(), DATA, PLAIN.override(patch_size=33), progress=False)
 
@@ -1160,21 +1158,16 @@ def test_bounds_can_start_at_a_fixed_value() -> None:
 
 
 def test_a_discriminator_trains_along_and_resumes(tmp_path: Path) -> None:
-    """Its losses are logged, a perceptual hook is called, and an interruption leaves no trace."""
+    """Its losses are logged, and an interruption leaves no trace."""
     recipe = PLAIN.override(adversarial_weight=1e-3, adversarial_loss="least_squares")
-    called = []
-
-    def perceptual(sr: Tensor, hr: Tensor) -> Tensor:
-        called.append(sr.shape == hr.shape)
-        return (sr - hr).abs().mean()
 
     def run(out: Path | None) -> tuple[dict[str, Tensor], History]:
         network = full_precision()
-        history = train(network, DATA, recipe, out=out, progress=False, device="cpu", perceptual=perceptual, seed=3)
+        history = train(network, DATA, recipe, out=out, progress=False, device="cpu", seed=3)
         return state_of(network), history
 
     whole, history = run(tmp_path / "whole")
-    assert {"adversarial", "perceptual", "discriminator"} <= set(history.rows[0]) and all(called)
+    assert {"adversarial", "discriminator"} <= set(history.rows[0])
     assert history.best_step == recipe.steps, "PSNR does not choose among networks that an adversary teaches"
     with pytest.MonkeyPatch.context() as patched:
         after_each_step(patched, _cut_at(4))
@@ -1192,11 +1185,6 @@ def _cut_at(step: int) -> Callable[[Run], None]:
             raise PowerCut
 
     return see
-
-
-def test_a_perceptual_loss_needs_a_discriminator() -> None:
-    with pytest.raises(ValueError, match="belongs to adversarial training"):
-        train(full_precision(), DATA, PLAIN, progress=False, perceptual=lambda sr, hr: sr.mean())
 
 
 @pytest.mark.parametrize(
