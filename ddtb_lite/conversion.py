@@ -99,6 +99,8 @@ def quantize(
     rule, defaults = METHODS[method], DEFAULTS[network.name]
     check_bits(bits, rule.lowest_bits, rule.highest_bits)
     check_variant(variant)
+    if fully and not rule.quantizes_shortcuts:
+        raise ValueError(f"{rule.title} does not quantize the shortcuts of additions; leave fully=False.")
     gate_ratio = defaults.gate_ratio if gate_ratio is None else gate_ratio
     if not 0 <= gate_ratio <= 1:
         raise ValueError(f"gate_ratio is {gate_ratio!r}, expected 0 to 1.")

@@ -5,10 +5,18 @@ https://arxiv.org/abs/1609.04802. With batch norm and PReLU, 9×9 first and last
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from ..support.distributed import BatchNorm2d
 from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
+
+# What the network computes in, darkest and brightest. With batch norm after each convolution a block adds about 1 to
+# its input: audible beside pixels of −1…1, lost beside 0…255, which is what older networks were trained on.
+PIXEL_RANGE = (-1.0, 1.0)
+OLDER_PIXEL_RANGE = (0.0, 255.0)
 
 
 def conv(in_channels: int, out_channels: int, size: int = 3) -> nn.Conv2d:
@@ -36,7 +44,11 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(SuperResolutionNetwork):
-    """SRResNet for ×2, ×3 or ×4: 1,542,528 convolution weights at ×4 with the default depth and width."""
+    """SRResNet for ×2, ×3 or ×4: 1,542,528 convolution weights at ×4 with the default depth and width.
+
+    Images are 0…255 outside, as everywhere; the buffer `pixel_range` holds what they become inside, −1 and 1 in a new
+    network. A state dict without it is one of 0 and 255, and the state dict of such a network does without.
+    """
 
     name = "srresnet"
 
@@ -45,6 +57,8 @@ class SRResNet(SuperResolutionNetwork):
         factors = upsampler_factors(scale)
         self.scale = scale
         self.architecture = {"n_blocks": n_blocks, "n_feats": n_feats}
+        self.pixel_range: Tensor
+        self.register_buffer("pixel_range", torch.tensor(PIXEL_RANGE))
         self.conv_input = conv(3, n_feats, 9)
         self.relu = nn.PReLU()
         self.residual = nn.Sequential(*[ResidualBlock(n_feats) for _ in range(n_blocks)])
@@ -61,7 +75,8 @@ class SRResNet(SuperResolutionNetwork):
         self.tail_inputs = nn.ModuleList(nn.Identity() for _ in range(len(factors) + 1))
 
     def features(self, x: Tensor) -> Tensor:
-        shallow = self.relu(self.conv_input(x))
+        darkest, brightest = self.pixel_range
+        shallow = self.relu(self.conv_input(x * ((brightest - darkest) / 255) + darkest))
         deep = self.residual(shallow)
         return self.body_output(self.bn_mid(self.conv_mid(self.body_input(deep)))) + self.long_skip(shallow)
 
@@ -70,7 +85,10 @@ class SRResNet(SuperResolutionNetwork):
         for index in range(len(self.tail_inputs) - 1):
             x = self.upscale[3 * index](self.tail_inputs[index](x))
             x = self.upscale[3 * index + 2](self.upscale[3 * index + 1](x))
-        return self.conv_output(self.tail_inputs[-1](x))
+        darkest, brightest = self.pixel_range
+        # In float32 under autocast too: between −1 and 1 bf16 has fewer steps than an image has grey levels.
+        pixels = self.conv_output(self.tail_inputs[-1](x)).to(torch.promote_types(x.dtype, darkest.dtype))
+        return (pixels - darkest) * (255 / (brightest - darkest))
 
     def block_names(self) -> list[str]:
         return [f"residual.{index}" for index in range(self.architecture["n_blocks"])]
@@ -102,3 +120,16 @@ class SRResNet(SuperResolutionNetwork):
             upsampler = [f"upscale.{3 * index}" for index in range(len(self.tail_inputs) - 1)]
             weights = ["conv_input", *weights, "conv_mid", *upsampler, "conv_output"]
         return QuantizationPoints(tuple(activations), tuple(weights))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.pixel_range.is_meta and tuple(self.pixel_range.tolist()) == OLDER_PIXEL_RANGE:
+            del destination[f"{prefix}pixel_range"]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        *_, errors = args
+        stored = state_dict.setdefault(f"{prefix}pixel_range", torch.tensor(OLDER_PIXEL_RANGE))
+        if tuple(stored.flatten().tolist()) not in (PIXEL_RANGE, OLDER_PIXEL_RANGE):
+            known = " or ".join(f"{darkest:g}…{brightest:g}" for darkest, brightest in (PIXEL_RANGE, OLDER_PIXEL_RANGE))
+            errors.append(f"pixel_range is {stored.tolist()}, expected {known}; update ddtb_lite for newer networks")
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import fake_quantize_steps
+from ..uniform import check_bits, fake_quantize_steps
+
+# A point by itself, outside any network: one channel of both signs.
+ANYWHERE = ActivationPoint("", 1)
 
 # Smallest scale that a positive parameter can stand for: far below any activation or weight.
 MINIMUM_SCALE = 1e-6
@@ -55,12 +57,21 @@ def fake_quantize_symmetric(x: Tensor, limit: Tensor, steps: int) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """A module whose forward pass quantizes, or passes its input on while `enabled` is False."""
+    """A module whose forward pass quantizes, or passes its input on while `enabled` is False.
 
-    bits: int
+    Raises `ValueError` for `bits` that are not from `lowest_bits` to `highest_bits`.
+    """
+
+    lowest_bits: ClassVar[int] = 2
+    highest_bits: ClassVar[int] = 8
     enabled: bool = True
     # What a method with a quantization loss adds up: set by a forward pass in training mode, None otherwise.
     quantization_error: Tensor | None = None
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        check_bits(bits, self.lowest_bits, self.highest_bits)
+        self.bits = bits
 
     def quantize(self, x: Tensor) -> Tensor:
         """The quantized tensor, of the shape and dtype of `x`."""
@@ -78,10 +89,23 @@ class Quantizer(nn.Module):
 
 
 class ActivationQuantizer(Quantizer):
-    """Quantizes activations N×C×H×W with bounds that `initialize` takes from data."""
+    """Quantizes activations N×C×H×W with bounds that `initialize` takes from data.
+
+    `point` says what arrives there, how many channels and whether of both signs, and `variant` how closely to follow
+    the released code, for methods that look at them.
+    """
 
     # How many batches `initialize` is called with, one after the other.
-    calibration_batches = 1
+    calibration_batches: ClassVar[int] = 1
+
+    def __init__(self, bits: int, point: ActivationPoint = ANYWHERE, variant: str = "paper") -> None:
+        super().__init__(bits)
+        self.nonnegative = point.nonnegative
+        self.variant = variant
+        self.create(point)
+
+    def create(self, point: ActivationPoint) -> None:
+        """Make the quantizer's parameters and buffers, when all else is set."""
 
     def begin_calibration(self) -> None:
         """Forget earlier batches, before the first call of `initialize`; for methods that look at several."""
@@ -96,38 +120,51 @@ class ActivationQuantizer(Quantizer):
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes one convolution's weight (out×in×h×w), from the weight alone unless it has parameters."""
+    """Quantizes one convolution's weight (out×in×h×w), from the weight alone unless it has parameters.
+
+    `percentile` is the network's own, for methods that cut off tails.
+    """
+
+    def __init__(self, bits: int, percentile: float = 99.0) -> None:
+        super().__init__(bits)
+        self.percentile = percentile
+        self.create()
+
+    def create(self) -> None:
+        """Make the quantizer's parameters, when all else is set."""
 
     def initialize(self, weight: Tensor) -> None:
         """Set trainable parameters from the full-precision weight; most methods have none."""
-
-
-class ActivationFactory(Protocol):
-    def __call__(self, bits: int, point: ActivationPoint, variant: str) -> ActivationQuantizer: ...
 
 
 @dataclass(frozen=True)
 class Method:
     """One published way to quantize: how it treats activations and weights, and what its paper trains with.
 
-    `activation(bits, point, variant)` and `weight(bits, percentile)` build the quantizers; `percentile` is
-    the network's default for weights, for the methods that use one. `learning_rate` and
+    `activation` and `weight` are the classes of its quantizers. `learning_rate` and
     `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not carried
     over). With `cuts_tails` bounds start at a percentile of the activations. With `calibrates_in_full_precision`
     bounds start from what the network computes before anything is quantized, otherwise from what the layers before,
     already quantized, produce. Training adds `quantization_loss_weight` times the sum of all values of
-    `quantization_error` to its loss.
+    `quantization_error` to its loss. Without `quantizes_shortcuts` there are no fully quantized networks.
     """
 
     name: str
     title: str
-    activation: ActivationFactory
-    weight: Callable[[int, float], WeightQuantizer]
-    lowest_bits: int = 2
-    highest_bits: int = 8
+    activation: type[ActivationQuantizer]
+    weight: type[WeightQuantizer]
     gated: bool = False
     cuts_tails: bool = False
     learning_rate: float | None = None
     bound_learning_rate: float | None = None
     calibrates_in_full_precision: bool = False
     quantization_loss_weight: float = 0.0
+    quantizes_shortcuts: bool = True
+
+    @property
+    def lowest_bits(self) -> int:
+        return self.activation.lowest_bits
+
+    @property
+    def highest_bits(self) -> int:
+        return self.activation.highest_bits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize_steps, percentile
+from ..uniform import fake_quantize_steps, percentile
 from .base import ActivationQuantizer, Method, WeightQuantizer, fake_quantize_symmetric, positive
 
 
@@ -22,11 +22,7 @@ class DoReFaActivation(ActivationQuantizer):
     without zero.
     """
 
-    def __init__(self, bits: int, nonnegative: bool = False) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.nonnegative = nonnegative
+    def create(self, point: ActivationPoint) -> None:
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(1.0))
 
@@ -49,11 +45,6 @@ class DoReFaWeight(WeightQuantizer):
     gradient passes through tanh and both maxima.
     """
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-
     def quantize(self, weight: Tensor) -> Tensor:
         bounded = torch.tanh(weight)
         normalized = bounded / positive(bounded.abs().max())
@@ -66,12 +57,4 @@ def magnitude(x: Tensor, percent: float) -> Tensor:
     return percentile(x.abs(), percent)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> DoReFaActivation:
-    return DoReFaActivation(bits, point.nonnegative)
-
-
-def _weight(bits: int, percentile: float) -> DoReFaWeight:
-    return DoReFaWeight(bits)
-
-
-METHOD = Method("dorefa", "DoReFa-Net", _activation, _weight, cuts_tails=True)
+METHOD = Method("dorefa", "DoReFa-Net", DoReFaActivation, DoReFaWeight, cuts_tails=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..gate import DynamicGate
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize, percentile
+from ..uniform import fake_quantize, percentile
 from .base import ActivationQuantizer, Method, WeightQuantizer
 
 # Where the released code starts the bounds at 3 and 4 bits, whatever the data (section 12, item 1).
@@ -25,11 +25,7 @@ class DualBound(ActivationQuantizer):
     "warm-up" (it runs and its logits are trained, but β = 1 still), or "live".
     """
 
-    def __init__(self, bits: int, variant: str = "paper") -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.variant = variant
+    def create(self, point: ActivationPoint) -> None:
         self.upper = nn.Parameter(torch.tensor(OFFICIAL_START))
         self.lower = nn.Parameter(torch.tensor(-OFFICIAL_START))
         self.gate: DynamicGate | None = None
@@ -65,12 +61,6 @@ class DualBound(ActivationQuantizer):
 class PercentileWeight(WeightQuantizer):
     """Weights between two percentiles of the layer, recomputed in each forward pass (section 3)."""
 
-    def __init__(self, bits: int, percentile: float = 99.0) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.percentile = percentile
-
     def quantize(self, weight: Tensor) -> Tensor:
         upper, lower = percentile_bounds(weight, self.percentile)
         return fake_quantize(weight, lower, upper, self.bits)
@@ -81,8 +71,4 @@ def percentile_bounds(x: Tensor, percent: float) -> tuple[Tensor, Tensor]:
     return percentile(x, percent), percentile(x, 100 - percent)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> DualBound:
-    return DualBound(bits, variant)
-
-
-METHOD = Method("ddtb", "Dynamic dual trainable bounds", _activation, PercentileWeight, gated=True, cuts_tails=True)
+METHOD = Method("ddtb", "Dynamic dual trainable bounds", DualBound, PercentileWeight, gated=True, cuts_tails=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize_steps
+from ..uniform import fake_quantize_steps
 from .base import ActivationQuantizer, Method, WeightQuantizer, fake_quantize_symmetric, in_float, positive
 
 
@@ -24,11 +24,7 @@ class FQSRActivation(ActivationQuantizer):
 
     calibration_batches = 20
 
-    def __init__(self, bits: int, nonnegative: bool = False) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.nonnegative = nonnegative
+    def create(self, point: ActivationPoint) -> None:
         self.clip = nn.Parameter(torch.tensor(1.0))
         self.batches_seen = 0
 
@@ -55,10 +51,7 @@ class FQSRActivation(ActivationQuantizer):
 class FQSRWeight(WeightQuantizer):
     """Weights in the full range [−c, c] with a trainable clip c for each layer that starts at max|w|."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
+    def create(self) -> None:
         self.clip = nn.Parameter(torch.tensor(1.0))
 
     def initialize(self, weight: Tensor) -> None:
@@ -77,19 +70,11 @@ def mean_error(x: Tensor, quantized: Tensor) -> Tensor:
     return (in_float(quantized) - in_float(x)).abs().mean()
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> FQSRActivation:
-    return FQSRActivation(bits, point.nonnegative)
-
-
-def _weight(bits: int, percentile: float) -> FQSRWeight:
-    return FQSRWeight(bits)
-
-
 METHOD = Method(
     "fqsr",
     "FQSR",
-    _activation,
-    _weight,
+    FQSRActivation,
+    FQSRWeight,
     learning_rate=1e-4,
     bound_learning_rate=1e-4,
     calibrates_in_full_precision=True,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize_steps
+from ..uniform import fake_quantize_steps
 from .base import ActivationQuantizer, Method, WeightQuantizer, positive, straight_through
 
 
@@ -24,11 +24,7 @@ class LSQActivation(ActivationQuantizer):
     zero.
     """
 
-    def __init__(self, bits: int, nonnegative: bool = False) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.nonnegative = nonnegative
+    def create(self, point: ActivationPoint) -> None:
         self.step = nn.Parameter(torch.tensor(1.0))
 
     def initialize(self, x: Tensor, percentile: float) -> None:
@@ -43,10 +39,7 @@ class LSQActivation(ActivationQuantizer):
 class LSQWeight(WeightQuantizer):
     """Weights at `step` × integers from −2^(k−1) to 2^(k−1) − 1, with a trainable step for each layer."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
+    def create(self) -> None:
         self.step = nn.Parameter(torch.tensor(1.0))
 
     def initialize(self, weight: Tensor) -> None:
@@ -80,12 +73,4 @@ def learned_step(x: Tensor, step: Tensor, lowest: int, highest: int, count: int)
     return fake_quantize_steps(x, lowest * step, highest * step, highest - lowest)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> LSQActivation:
-    return LSQActivation(bits, point.nonnegative)
-
-
-def _weight(bits: int, percentile: float) -> LSQWeight:
-    return LSQWeight(bits)
-
-
-METHOD = Method("lsq", "LSQ", _activation, _weight)
+METHOD = Method("lsq", "LSQ", LSQActivation, LSQWeight)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..networks import ActivationPoint
 from ..support import distributed
-from ..uniform import check_bits, fake_quantize
+from ..uniform import fake_quantize
 from .base import ActivationQuantizer, Method, WeightQuantizer
 
 # Weight of the past in the moving averages, as TensorFlow's quantization-aware training sets it.
@@ -26,10 +26,7 @@ class MinMaxActivation(ActivationQuantizer):
     pretrained network has no steps to wait for them.
     """
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
+    def create(self, point: ActivationPoint) -> None:
         self.lower: Tensor
         self.upper: Tensor
         self.register_buffer("lower", torch.tensor(-1.0))
@@ -54,22 +51,9 @@ class MinMaxActivation(ActivationQuantizer):
 class MinMaxWeight(WeightQuantizer):
     """Weights between the layer's current minimum and maximum (section 3.1)."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-
     def quantize(self, weight: Tensor) -> Tensor:
         lowest, highest = torch.aminmax(weight.detach())
         return fake_quantize(weight, lowest.clamp(max=0), highest.clamp(min=0), self.bits)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> MinMaxActivation:
-    return MinMaxActivation(bits)
-
-
-def _weight(bits: int, percentile: float) -> MinMaxWeight:
-    return MinMaxWeight(bits)
-
-
-METHOD = Method("minmax", "TensorFlow Lite", _activation, _weight)
+METHOD = Method("minmax", "TensorFlow Lite", MinMaxActivation, MinMaxWeight)

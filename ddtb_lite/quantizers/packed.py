@@ -10,9 +10,7 @@ from .base import WeightQuantizer
 class PackedWeight(WeightQuantizer):
     """Stands where a loaded student's weight quantizer was: the weight is quantized and passes as it is."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
+    lowest_bits = 1
 
     def quantize(self, weight: Tensor) -> Tensor:
         return weight

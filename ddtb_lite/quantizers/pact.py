@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize_steps
+from ..uniform import fake_quantize_steps
 from .base import ActivationQuantizer, Method, in_float, positive
 from .dorefa import DoReFaWeight, magnitude
 
@@ -24,11 +24,7 @@ class PACTActivation(ActivationQuantizer):
     nothing has no gradient, so α starts at a percentile of |x|. `positive` keeps it above zero.
     """
 
-    def __init__(self, bits: int, nonnegative: bool = False) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-        self.nonnegative = nonnegative
+    def create(self, point: ActivationPoint) -> None:
         self.alpha = nn.Parameter(torch.tensor(1.0))
 
     def initialize(self, x: Tensor, percentile: float) -> None:
@@ -45,13 +41,5 @@ class PACTActivation(ActivationQuantizer):
         return fake_quantize_steps(clipped, lower.detach(), alpha.detach(), steps).to(x.dtype)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> PACTActivation:
-    return PACTActivation(bits, point.nonnegative)
-
-
-def _weight(bits: int, percentile: float) -> DoReFaWeight:
-    """The paper quantizes weights as DoReFa-Net does."""
-    return DoReFaWeight(bits)
-
-
-METHOD = Method("pact", "PACT", _activation, _weight, cuts_tails=True)
+# The paper quantizes weights as DoReFa-Net does.
+METHOD = Method("pact", "PACT", PACTActivation, DoReFaWeight, cuts_tails=True)

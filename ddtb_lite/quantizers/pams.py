@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits, fake_quantize_steps
+from ..uniform import fake_quantize_steps
 from .base import ActivationQuantizer, Method, WeightQuantizer, positive
 
 
@@ -21,10 +21,7 @@ class PAMSActivation(ActivationQuantizer):
     levels then lie idle. `positive` keeps α above zero.
     """
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
+    def create(self, point: ActivationPoint) -> None:
         self.alpha = nn.Parameter(torch.tensor(1.0))
 
     def initialize(self, x: Tensor, percentile: float) -> None:
@@ -40,22 +37,9 @@ class PAMSActivation(ActivationQuantizer):
 class MaxAbsWeight(WeightQuantizer):
     """Weights between −max|w| and max|w| of the layer, 2^k − 1 levels, nothing trained."""
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits)
-        self.bits = bits
-
     def quantize(self, weight: Tensor) -> Tensor:
         limit = weight.detach().abs().max()
         return fake_quantize_steps(weight, -limit, limit, 2**self.bits - 2)
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> PAMSActivation:
-    return PAMSActivation(bits)
-
-
-def _weight(bits: int, percentile: float) -> MaxAbsWeight:
-    return MaxAbsWeight(bits)
-
-
-METHOD = Method("pams", "PAMS", _activation, _weight, learning_rate=1e-4, bound_learning_rate=1e-2)
+METHOD = Method("pams", "PAMS", PAMSActivation, MaxAbsWeight, learning_rate=1e-4, bound_learning_rate=1e-2)

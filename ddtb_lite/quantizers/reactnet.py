@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivationPoint
-from ..uniform import check_bits
 from .base import ActivationQuantizer, Method, WeightQuantizer, in_float, positive, straight_through
 
 
@@ -30,11 +29,10 @@ class ReActActivation(ActivationQuantizer):
     levels. It starts with γ = 0, slope 1 and ζ = threshold, which puts them at the mean ± the scale.
     """
 
-    def __init__(self, bits: int, channels: int) -> None:
-        super().__init__()
-        check_bits(bits, 1, 1)
-        self.bits = bits
-        shape = (1, channels, 1, 1)
+    lowest_bits = highest_bits = 1
+
+    def create(self, point: ActivationPoint) -> None:
+        shape = (1, point.channels, 1, 1)
         self.threshold = nn.Parameter(torch.zeros(shape))
         self.input_shift = nn.Parameter(torch.zeros(shape))
         self.slope = nn.Parameter(torch.ones(shape))
@@ -67,10 +65,7 @@ class BinaryWeight(WeightQuantizer):
     The gradient to the weights passes straight through where |w| < 1.
     """
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        check_bits(bits, 1, 1)
-        self.bits = bits
+    lowest_bits = highest_bits = 1
 
     def quantize(self, weight: Tensor) -> Tensor:
         scale = weight.abs().mean(dim=(1, 2, 3), keepdim=True)
@@ -83,14 +78,4 @@ def sign(u: Tensor) -> Tensor:
     return straight_through(torch.where(u > 0, 1.0, -1.0).to(u.dtype), near * (2 - near.abs()))
 
 
-def _activation(bits: int, point: ActivationPoint, variant: str) -> ReActActivation:
-    if point.skip:
-        raise ValueError("ReActNet has no 8-bit shortcuts; leave fully=False or choose another method.")
-    return ReActActivation(bits, point.channels)
-
-
-def _weight(bits: int, percentile: float) -> BinaryWeight:
-    return BinaryWeight(bits)
-
-
-METHOD = Method("reactnet", "ReActNet", _activation, _weight, lowest_bits=1, highest_bits=1)
+METHOD = Method("reactnet", "ReActNet", ReActActivation, BinaryWeight, quantizes_shortcuts=False)

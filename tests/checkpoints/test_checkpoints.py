@@ -289,6 +289,32 @@ def test_half_keeps_bounds_statistics_and_gates(tmp_path: Path) -> None:
         assert torch.equal(full[name].half().float(), half[name])
 
 
+@pytest.mark.parametrize("stored", [(-1.0, 1.0), (0.0, 255.0)])
+def test_a_file_keeps_the_pixel_range(stored: tuple[float, float], tmp_path: Path) -> None:
+    network = small("srresnet").eval()
+    network.pixel_range.copy_(torch.tensor(stored))
+    student = quantize(network, "pams", 4)
+    initialize(student, torch.rand(2, 3, 12, 12) * 255)
+    for each in (network, student.eval()):
+        save(each, tmp_path / "x.safetensors")
+        with safetensors.safe_open(tmp_path / "x.safetensors", "pt") as file:
+            # A file of the older range is what it was before there was another one.
+            assert ("pixel_range" in file.keys()) == (stored[0] == -1)
+        again = load(tmp_path / "x.safetensors")
+        assert again.pixel_range.tolist() == list(stored)
+        assert torch.equal(output(again), output(each))
+
+
+def test_a_file_with_an_unknown_pixel_range_is_refused(tmp_path: Path) -> None:
+    network = small("srresnet")
+    network.pixel_range.copy_(torch.tensor([0.0, 1.0]))
+    save(network, tmp_path / "x.safetensors")
+    torch.save(network.state_dict(), tmp_path / "x.pt")
+    for name in ("x.safetensors", "x.pt"):
+        with pytest.raises(ValueError, match=r"pixel_range is \[0.0, 1.0\], expected -1…1 or 0…255"):
+            load(tmp_path / name)
+
+
 def test_half_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     network = small()
     network.get_parameter("head.0.bias").data.fill_(1e5)

@@ -200,8 +200,11 @@ def test_rdns_forward_pass(scale: int) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_srresnets_forward_pass(scale: int, training: bool) -> None:
+@pytest.mark.parametrize("older", [False, True], ids=["-1…1", "0…255"])
+def test_srresnets_forward_pass(scale: int, training: bool, older: bool) -> None:
     network = small("srresnet", scale).double()
+    if older:
+        network.load_state_dict(without_pixel_range(network))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean)
@@ -227,7 +230,7 @@ def test_srresnets_forward_pass(scale: int, training: bool) -> None:
         return torch.where(x > 0, x, w[f"{name}.weight"] * x)
 
     x = 255 * torch.rand(2, 3, 6, 9, dtype=torch.float64)
-    shallow = deep = prelu(conv(x, "conv_input"), "relu")
+    shallow = deep = prelu(conv(x if older else x / 127.5 - 1, "conv_input"), "relu")
     for block in range(2):
         name = f"residual.{block}"
         hidden = prelu(norm(conv(deep, f"{name}.conv1"), f"{name}.in1"), f"{name}.relu")
@@ -238,7 +241,42 @@ def test_srresnets_forward_pass(scale: int, training: bool) -> None:
     for index in range(2 if scale == 4 else 1):
         upsampled = F.pixel_shuffle(conv(upsampled, f"upscale.{3 * index}"), 2 if scale == 4 else scale)
         upsampled = prelu(upsampled, f"upscale.{3 * index + 2}")
-    torch.testing.assert_close(network(x), conv(upsampled, "conv_output"))
+    output = conv(upsampled, "conv_output")
+    torch.testing.assert_close(network(x), output if older else 127.5 * (output + 1))
+
+
+def without_pixel_range(network: SuperResolutionNetwork) -> dict[str, Tensor]:
+    """A state dict from before there was a choice."""
+    return {name: value for name, value in network.state_dict().items() if name != "pixel_range"}
+
+
+@pytest.mark.parametrize("name", ["srresnet", "srgan"])
+def test_the_pixel_range_is_part_of_a_networks_state(name: str) -> None:
+    new, older, other = small(name, 2), small(name, 2), small(name, 2)
+    assert new.state_dict()["pixel_range"].tolist() == [-1, 1]
+    older.load_state_dict(without_pixel_range(new))
+    assert older.pixel_range.tolist() == [0, 255]
+    assert older.state_dict().keys() == new.state_dict().keys() - {"pixel_range"}  # as it always was
+    x = 255 * torch.rand(2, 3, 6, 9)
+    with torch.no_grad():
+        assert not torch.allclose(new.eval()(x), older.eval()(x), atol=1)
+        for each in (new, older, new):
+            other.load_state_dict(each.state_dict())
+            assert torch.equal(other.eval()(x), each(x))
+
+
+@pytest.mark.parametrize("stored", [[0.0, 1.0], [-1.0], [-1.0, 1.0, 0.0], [255.0, 0.0]])
+def test_another_pixel_range_is_refused(stored: list[float]) -> None:
+    network = small("srresnet", 2)
+    with pytest.raises(RuntimeError, match=r"pixel_range is \[.*\], expected -1…1 or 0…255; update"):
+        network.load_state_dict(network.state_dict() | {"pixel_range": torch.tensor(stored)})
+
+
+def test_pixels_stay_fine_under_autocast() -> None:
+    """bf16 has 128 numbers between 1/2 and 1: steps of half a grey level. A sum of them must not be rounded again."""
+    network = small("srresnet", 2).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network(255 * torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (3, 50), (33, 2)])

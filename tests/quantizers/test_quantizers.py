@@ -180,7 +180,7 @@ def test_lsq_gradient_is_equation_3(bits: int, nonnegative: bool) -> None:
     x = draw(5)
     highest = 2**bits - 1 if nonnegative else 2 ** (bits - 1) - 1
     lowest = 0 if nonnegative else -(2 ** (bits - 1))
-    quantizer = LSQActivation(bits, nonnegative).double()
+    quantizer = LSQActivation(bits, ActivationPoint("x", 3, nonnegative)).double()
     quantizer.initialize(x, 99)
     step = 2 * np.abs(x.numpy()).mean() / np.sqrt(highest)
     assert quantizer.step.item() == pytest.approx(step)
@@ -211,7 +211,7 @@ def test_lsq_weight_gradient_counts_all_weights() -> None:
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_pact_gradient_is_the_indicator(nonnegative: bool, dtype: torch.dtype) -> None:
     x = draw(7).to(dtype)
-    quantizer = PACTActivation(3, nonnegative)
+    quantizer = PACTActivation(3, ActivationPoint("x", 3, nonnegative))
     with torch.no_grad():
         quantizer.alpha.fill_(100.4)  # bf16 would round it up, to 100.5
     alpha, values = quantizer.alpha.item(), x.double().numpy()
@@ -329,7 +329,7 @@ def test_constant_inputs_and_weights_stay_finite(method: str) -> None:
 
 
 def reactnet_quantizer(x: torch.Tensor) -> ReActActivation:
-    quantizer = ReActActivation(1, 3).double()
+    quantizer = ReActActivation(1, ActivationPoint("x", 3)).double()
     quantizer.initialize(x, 99)
     return quantizer
 
