@@ -15,7 +15,7 @@ from ddtb_lite.book import tables
 from ddtb_lite.networks import Quantization
 from ddtb_lite.reproduction.claims import Claim, ledger, runs_of
 from ddtb_lite.reproduction.estimates import outline
-from ddtb_lite.reproduction.experiment import TRAINING_DATA
+from ddtb_lite.reproduction.experiment import TRAINING_DATA, Change
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.training.recipe import Recipe
 
@@ -236,8 +236,7 @@ def test_other_training_data_are_not_the_papers() -> None:
 @pytest.mark.parametrize("method", ["ddtb", "fqsr"])
 def test_a_fully_quantized_run_as_the_experiments_have_it_counts(method: str) -> None:
     experiment = experiments()[f"edsr_x4_{method}_4bit_fully"]
-    options = dict(zip(experiment.options[::2], experiment.options[1::2], strict=True))
-    percentile = float(options.get("--percentile", 99))
+    percentile = dict(experiment.change.quantization).get("percentile", 99)
     gate_ratio = 0.3 if method == "ddtb" else 0.0
     own = run(fully=True, bits=4, method=method, percentile=percentile, gate_ratio=gate_ratio)
     assert runs_of({"r": own}, "edsr", 4, 4, method, fully=True)
@@ -272,17 +271,19 @@ def test_methods_without_gates_are_no_ablations() -> None:
 
 def test_a_page_can_train_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    architecture = ["n_blocks=1", "n_feats=4"]
-    options = ["--bits", "2", "--set", "steps=6", "falling_bits=[]", "validate_every=3"]
-    result = tables.train_here("edsr", 2, options, teacher="tiny", architecture=architecture)
+    steps = Change(recipe=(("steps", 6), ("falling_bits", []), ("validate_every", 3)))
+    architecture = {"n_blocks": 1, "n_feats": 4}
+    result = tables.train_here("edsr", 2, 2, change=steps, teacher="tiny", architecture=architecture)
     config = result["config"]
     assert config["quantization"]["bits"] == 2 and config["recipe"]["preset_name"] == "smoke"
     assert config["architecture"] == {"n_blocks": 1, "n_feats": 4}
     assert result["curve"][-1]["step"] == 6 and result["scores"]["photos"]["psnr"] > 0
+    assert "--set steps=6 --set 'falling_bits=[]' --set validate_every=3 " in result["command"]
+    assert result["command"].endswith("--data photos_train --test photos --seed 0 --out here")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [["--bits", "2", "--method", "none"], ["--bits", "99"]])
-def test_a_training_that_fails_says_why(options: list[str]) -> None:
-    with pytest.raises(RuntimeError, match=r"^The training failed: .*(invalid choice|99).*$"):
-        tables.train_here("edsr", 4, options)
+@pytest.mark.parametrize("bits, method, wrong", [(2, "none", "'none'"), (99, "ddtb", "99")])
+def test_a_student_that_cannot_be_says_why(bits: int, method: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        tables.train_here("edsr", 4, bits, method)
