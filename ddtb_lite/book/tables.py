@@ -57,7 +57,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     return shift, math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second)))
 
 
-def cost(claim: Claim) -> str:
+def run_or_cost(claim: Claim) -> str:
     """The run behind a claim, or what it would take on one H100, by arithmetic."""
     if claim.run:
         return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
@@ -79,7 +79,7 @@ CLAIM_COLUMNS = {
 }
 
 
-def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
+def claim_table(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     """Claims of one network, paper's value beside ours, and below the commands: of runs, and of what was not run.
 
     Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. Where
@@ -108,7 +108,7 @@ def _claim(claim: Claim) -> list[str]:
         ours,
         _difference(claim.paper, claim.ours),
         verdict(claim.status),
-        cost(claim),
+        run_or_cost(claim),
     ]
 
 

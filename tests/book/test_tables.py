@@ -138,15 +138,15 @@ def test_a_difference_scatters_as_it_says() -> None:
 
 
 def test_the_cost_of_a_claim_is_its_run_or_a_price() -> None:
-    assert tables.cost(claim(**DONE)).replace("<wbr>", "") == "edsr_x4_ddtb_2bit"
-    assert tables.cost(claim(hours=0.025)) == "1.5\u00a0min"
-    assert tables.cost(claim(hours=2.04)) == "2.0\u00a0h"
-    assert tables.cost(claim(command="")) == ""
+    assert tables.run_or_cost(claim(**DONE)).replace("<wbr>", "") == "edsr_x4_ddtb_2bit"
+    assert tables.run_or_cost(claim(hours=0.025)) == "1.5\u00a0min"
+    assert tables.run_or_cost(claim(hours=2.04)) == "2.0\u00a0h"
+    assert tables.run_or_cost(claim(command="")) == ""
 
 
 def test_claims_show_paper_ours_difference_and_verdict() -> None:
     filled = claim(**DONE, paper_ssim=0.876, ours_ssim=0.8358, seeds=(29.517, 29.483))
-    text = tables.claims([claim(bits=3, paper=31.52), filled, claim(method="A & B", command="")]).data
+    text = tables.claim_table([claim(bits=3, paper=31.52), filled, claim(method="A & B", command="")]).data
     reader = Reader(text)
     assert not reader.open
     _, three, two, foreign = reader.rows
@@ -161,7 +161,9 @@ def test_claims_show_paper_ours_difference_and_verdict() -> None:
 def test_the_command_behind_a_number_is_that_of_its_run() -> None:
     """Also where the same configuration has not been scored on another set."""
     filled = claim(**DONE, command="python -m ddtb_lite train --preset short")
-    text = tables.claims([filled, claim(dataset="Urban100", command="python -m ddtb_lite train --preset paper")]).data
+    text = tables.claim_table(
+        [filled, claim(dataset="Urban100", command="python -m ddtb_lite train --preset paper")]
+    ).data
     assert "<p>2 bits, DDTB</p><pre>python -m ddtb_lite train --preset short</pre>" in text
     assert "<p>2 bits, DDTB, not run</p><pre>python -m ddtb_lite train --preset paper</pre>" in text
 
@@ -169,7 +171,7 @@ def test_the_command_behind_a_number_is_that_of_its_run() -> None:
 def test_a_result_made_on_the_page_is_a_marked_row_beside_the_printed_number() -> None:
     made = run(preset_name="smoke")
     made["scores"] = {"Set5": {"psnr": 28.6, "ssim": 0.79}, "photos": {"psnr": 27.0, "ssim": 0.7}}
-    rows = Reader(tables.claims([claim(paper_ssim=0.876)], [made]).data).rows
+    rows = Reader(tables.claim_table([claim(paper_ssim=0.876)], [made]).data).rows
     assert rows[2][1:7] == ["ddtb, this page", "Set5", "30.97 / 0.876", "28.60 / 0.790", "-2.37", "smoke run"]
     assert rows[3][2:7] == ["photos", "", "27.00 / 0.700", "", "smoke run"]
 

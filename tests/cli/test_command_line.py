@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from ddtb_lite import build, complexity, evaluate, images, initialize, load, quantize, save, upscale
-from ddtb_lite.cli import benchmark as benchmark_command
-from ddtb_lite.cli import evaluate as evaluate_command
-from ddtb_lite.cli import main, parser
+from ddtb_lite.cli import benchmark_command, evaluate_command, main, parser
 from ddtb_lite.cli.arguments import pairs
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.reproduction import progress, results, runner
