@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import datasets, images, metrics
-from .inference import inference, super_resolve, upscale
+from .inference import prepared, super_resolve, upscale
 from .networks import SuperResolutionNetwork
 
 __all__ = ["Scores", "evaluate", "smallest_side", "upscale"]
@@ -98,7 +98,7 @@ def evaluate(
     rows: list[dict[str, Any]] = [{"name": name} for name, _ in pairs]
     ready: SuperResolutionNetwork | None
     with (
-        nullcontext() if isinstance(network, str) else inference(network, device, dtype) as ready,
+        nullcontext() if isinstance(network, str) else prepared(network, device, dtype) as ready,
         tqdm(total=len(pairs), desc=name_of_set, disable=hidden) as bar,
     ):
         for batch in _batches([image.shape[:2] for _, image in pairs], scale, ready):

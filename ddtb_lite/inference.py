@@ -47,13 +47,13 @@ def upscale(
         raise ValueError(f"network is {network!r}, expected a super-resolution network of this package.")
     if tile is not None and (not isinstance(tile, int) or tile < 1):
         raise ValueError(f"tile is {tile!r}, expected a number of low-resolution pixels, 1 or more.")
-    with inference(network, device, torch.float32) as ready:
+    with prepared(network, device, torch.float32) as ready:
         sr = super_resolve(ready, [image], tile, ["the image"])
     return np.ascontiguousarray(sr[0].permute(1, 2, 0).cpu().numpy())
 
 
 @contextmanager
-def inference(
+def prepared(
     network: SuperResolutionNetwork, device: torch.device | str | None, dtype: torch.dtype
 ) -> Iterator[SuperResolutionNetwork]:
     """Inside: the network in eval mode, on the device, without gradients, with arithmetic in `dtype`."""

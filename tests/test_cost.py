@@ -17,7 +17,7 @@ from ddtb_lite.conversion import attach_gates, full_precision, gated_paths, quan
 from ddtb_lite.cost import Complexity, complexity, convolutions
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, SuperResolutionNetwork, build
-from ddtb_lite.reproduction.table_s1 import Cell, TableRow, rdn_stand_in, table_s1
+from ddtb_lite.reproduction.table_s1 import Cell, TableRow, rdn_stand_in, table_rows
 
 
 @cache
@@ -245,7 +245,7 @@ def test_width_comes_first() -> None:
 
 @pytest.fixture(scope="module")
 def rows() -> dict[tuple[str, int], TableRow]:
-    return {(row.model, row.bits): row for row in table_s1()}
+    return {(row.model, row.bits): row for row in table_rows()}
 
 
 def test_twelve_rows_with_every_cell(rows: dict[tuple[str, int], TableRow]) -> None:
@@ -356,7 +356,7 @@ def test_rdns_stand_in_and_another_choice() -> None:
     norms = 72 * 64
     assert cost.gate_params - norms == pytest.approx(45.7e3, abs=50)
     cheapest = [f"RDBs.{block}.convs.0.input" for block in range(16)]
-    row = next(row for row in table_s1(cheapest) if (row.model, row.bits) == ("RDN_DDTB", 2))
+    row = next(row for row in table_rows(cheapest) if (row.model, row.bits) == ("RDN_DDTB", 2))
     gate_params = row.cells["gate_params_pct_of_params"].ours * row.cells["params_M"].ours * 1e4
     assert gate_params == pytest.approx(16 * (2112 / 16 + 64))
 

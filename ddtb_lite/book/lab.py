@@ -101,7 +101,7 @@ def descend(x: Tensor, bits: int, steps: int = 400, every: int = 4) -> list[tupl
     return path
 
 
-def lab(identifier: str, samples: Sequence[Sample], caption: str) -> HTML:
+def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str) -> HTML:
     """A figure with a sample's histogram, on which two bounds are dragged; `identifier` is unique on its page.
 
     Without scripts the first sample is drawn with its first method's bounds.

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-import io
 import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from IPython.display import HTML
 
-from .. import checkpoints
-from ..__main__ import main
-from ..reproduction import results
+from ..reproduction import progress, runner
 from ..reproduction.claims import Claim
-from ..reproduction.grid import Experiment
+from ..reproduction.experiment import Change, Experiment
 
 
 def table(columns: Mapping[str, str], rows: Sequence[Sequence[object]]) -> HTML:
@@ -62,7 +57,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     return shift, math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second)))
 
 
-def cost(claim: Claim) -> str:
+def run_or_cost(claim: Claim) -> str:
     """The run behind a claim, or what it would take on one H100, by arithmetic."""
     if claim.run:
         return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
@@ -84,7 +79,7 @@ CLAIM_COLUMNS = {
 }
 
 
-def claims(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
+def claim_table(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
     """Claims of one network, paper's value beside ours, and below the commands: of runs, and of what was not run.
 
     Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. Where
@@ -113,7 +108,7 @@ def _claim(claim: Claim) -> list[str]:
         ours,
         _difference(claim.paper, claim.ours),
         verdict(claim.status),
-        cost(claim),
+        run_or_cost(claim),
     ]
 
 
@@ -188,40 +183,36 @@ def feature_error(run: Mapping[str, Any]) -> float | None:
 def train_here(
     model: str,
     scale: int,
-    options: Sequence[str],
+    bits: int,
+    method: str = "ddtb",
     *,
+    fully: bool = False,
+    change: Change | None = None,
     teacher: str | None = None,
-    architecture: Sequence[str] = (),
+    architecture: Mapping[str, int] | None = None,
     preset: str = "smoke",
     data: str = "photos_train",
     images: str = "embedded",
 ) -> dict[str, Any]:
-    """Run `python -m ddtb_lite train` for a student and return what its result file holds; no file is left.
+    """Train and score a student as `python -m ddtb_lite train` does; returns its result, and no file is left.
 
-    `options` are those of the command line that say what is special, such as ["--bits", "2"]. `data` may name
-    several data sets, separated by spaces; `images` is "embedded" or the data set to score on. `teacher`
-    names a shipped network, by default that of `model` and `scale`; if it is not there, it is trained first,
-    with the same preset and `architecture`. Raises `RuntimeError` with the command's own message if it fails.
+    `change` is what is special about it. `data` may name several data sets, separated by spaces; `images` is
+    "embedded" or the data set to score on. `teacher` names a shipped network, by default that of `model` and
+    `scale`; if it is not there, it is trained first, with the same preset and `architecture`. Raises as
+    `quantize` and `train`.
     """
-    common = ["train", "--model", model, "--scale", str(scale), "--preset", preset, "--data", *data.split()]
-    common += ["--test", "photos" if images == "embedded" else images]
+    teacher = teacher or f"{model}_x{scale}"
+    tests = ["photos" if images == "embedded" else images]
+    student = Experiment(
+        "here", "this page", model, scale, bits, method, teacher, fully=fully, change=change or Change()
+    )
+    full = Experiment(teacher, "this page", model, scale, architecture=tuple((architecture or {}).items()))
+    shipped = progress.shipped([teacher])
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            start = str(checkpoints.shipped(teacher or f"{model}_x{scale}"))
-        except FileNotFoundError:
-            depth = ["--architecture", *architecture] if architecture else []
-            _run([*common, *depth, "--out", f"{folder}/teacher"])
-            start = f"{folder}/teacher/teacher.safetensors"
-        _run([*common, *options, "--teacher", start, "--out", f"{folder}/here"])
-        return results.read(Path(folder) / "here" / "here.json")
-
-
-def _run(arguments: list[str]) -> None:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            failed = bool(main(arguments))
-        except SystemExit:  # an option that the command line does not know
-            failed = True
-    if failed:
-        raise RuntimeError(f"The training failed: {said.getvalue().strip().splitlines()[-1]}")
+        result = None
+        for each in [student] if shipped else [full, student]:
+            result = runner.run_experiment(
+                each, preset, folder, shipped=shipped, data=data.split(), tests=tests, progress=False
+            )
+        assert result is not None
+        return result

@@ -1,7 +1,7 @@
 """The command line: words come in, an exit status goes out; everything that computes is called from other rooms.
 
-`arguments` holds the options of all commands and what some of them stand for, `main` the short commands, `train` the
-long one.
+`arguments` holds the options of all commands and what some of them stand for, `main` the way in, and each command has
+its module: its options, and what is printed.
 """
 
 from __future__ import annotations

@@ -7,7 +7,28 @@ import sys
 
 from .. import datasets
 from ..support import distributed
-from . import arguments, benchmark, compare, complexity, evaluate, experiments, ledger, train, upscale
+from . import (
+    arguments,
+    benchmark_command,
+    compare_command,
+    complexity_command,
+    evaluate_command,
+    experiments_command,
+    ledger_command,
+    train_command,
+    upscale_command,
+)
+
+COMMANDS = (
+    train_command,
+    evaluate_command,
+    upscale_command,
+    complexity_command,
+    compare_command,
+    benchmark_command,
+    experiments_command,
+    ledger_command,
+)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -35,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     choices = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     each = arguments.command(choices, "download", "Fetch data sets into $DDTB_DATA, checked and unpacked.", download)
     each.add_argument("names", nargs="*", metavar="NAME", help="data sets; none lists the known ones")
-    for module in (train, evaluate, upscale, complexity, compare, benchmark, experiments, ledger):
+    for module in COMMANDS:
         module.add(choices)
     return top
 

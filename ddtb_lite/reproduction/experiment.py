@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +23,46 @@ TRAINING_DATA = {
 TEST_DATA = {"smoke": ("photos",)}
 
 
+Pairs = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a run does otherwise: arguments of `quantize`, and fields of the recipe, as pairs of name and value."""
+
+    quantization: Pairs = ()
+    recipe: Pairs = ()
+
+    def __add__(self, other: Change) -> Change:
+        return Change(self.quantization + other.quantization, self.recipe + other.recipe)
+
+    @property
+    def words(self) -> list[str]:
+        """The options of `python -m ddtb_lite train` that say the same."""
+        words = []
+        for name, value in self.quantization:
+            words += [f"--{name.replace('_', '-')}", _written(value)]
+        for name, value in self.recipe:
+            words += ["--set", f"{name}={_written(value)}"]
+        return words
+
+
+def _written(value: object) -> str:
+    """A value as the command line reads it; of a small number's two forms, 0.0001 and 1e-4, the shorter."""
+    if not isinstance(value, float):
+        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    digits, _, exponent = f"{value:e}".partition("e")
+    scientific = f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return min(f"{value:g}" if float(f"{value:g}") == value else repr(value), scientific, key=len)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One training run; `name` is that of its folder, its checkpoint and its result file.
 
     Without `bits` and `method` it is in full precision. `teacher` and `start` name the experiments whose
-    networks it needs, `architecture` gives depth and width where they are not the paper's, `options` are
-    further options of `python -m ddtb_lite train`. It takes `times` as many steps as its preset says.
+    networks it needs, `architecture` gives depth and width where they are not the paper's, `change` what else it
+    does in its own way. It takes `times` as many steps as its preset says.
     """
 
     name: str
@@ -41,7 +76,7 @@ class Experiment:
     fully: bool = False
     seed: int = 0
     architecture: tuple[tuple[str, int], ...] = ()
-    options: tuple[str, ...] = ()
+    change: Change = Change()
     times: int = 1
 
     @property
@@ -56,11 +91,20 @@ class Experiment:
             f"data/checkpoints/{file}" if name in shipped else f"{folder}/{name}/{file}" for name, file in files.items()
         ]
 
-    def arguments(self, preset: str, folder: str = "runs", shipped: Collection[str] = ()) -> list[str]:
+    def arguments(
+        self,
+        preset: str,
+        folder: str = "runs",
+        shipped: Collection[str] = (),
+        data: Sequence[str] | None = None,
+        tests: Sequence[str] | None = None,
+    ) -> list[str]:
         """What follows `python -m ddtb_lite` to run it with a preset.
 
-        All runs lie in `folder`; `inputs` says where the networks are that it needs.
+        All runs lie in `folder`; `inputs` says where the networks are that it needs. `data` and `tests` are the
+        preset's unless they are given.
         """
+        tests = TEST_DATA.get(preset) if tests is None else tests
         words = ["train", "--model", self.model, "--scale", str(self.scale)]
         if self.quantization:
             words += ["--bits", str(self.bits), "--method", str(self.method)]
@@ -69,19 +113,19 @@ class Experiment:
         words += ["--fully"] if self.fully else []
         words += ["--teacher"] if self.teacher else ["--start-from"] if self.start else []
         words += self.inputs(folder, shipped)
-        words += ["--preset", preset, *self.options]
+        words += ["--preset", preset, *self.change.words]
         words += ["--set", f"steps={self.steps(preset)}"] if self.times > 1 else []
-        words += ["--data", *TRAINING_DATA[preset]]
-        words += ["--test", *TEST_DATA[preset]] if preset in TEST_DATA else []
+        words += ["--data", *(TRAINING_DATA[preset] if data is None else data)]
+        words += [] if tests is None else ["--test", *tests]
         return [*words, "--seed", str(self.seed), "--out", f"{folder}/{self.name}"]
 
-    def command(self, preset: str) -> str:
-        """The whole command line."""
-        return f"python -m ddtb_lite {' '.join(self.arguments(preset))}"
+    def command(self, preset: str, *how: Any) -> str:
+        """The whole command line; further arguments as `arguments`."""
+        return f"python -m ddtb_lite {shlex.join(self.arguments(preset, *how))}"
 
     @property
     def quantization(self) -> Quantization | None:
-        """How the network is quantized, `options` left aside."""
+        """How the network is quantized, its `change` left aside."""
         if self.bits is None or self.method is None:
             return None
         return Quantization(self.method, self.bits, fully=self.fully)
@@ -92,7 +136,7 @@ class Experiment:
         return estimates.outline(self.model, self.scale, dict(self.architecture), self.quantization)
 
     def steps(self, preset: str) -> int:
-        """How many steps it takes; no option changes their number."""
+        """How many steps it takes; no change is about their number."""
         return self.times * Recipe.preset(preset, self.network).steps
 
     def hours(self, preset: str, measured: Iterable[dict[str, Any]] = ()) -> float | None:

@@ -12,33 +12,34 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .experiment import Experiment
+from .experiment import Change, Experiment
 
 PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
 # The architecture's own percentile clips the shortcuts of a fully quantized network, which carry the picture itself.
 FULLY_PERCENTILE = 99.9
+FULLY = Change((("percentile", FULLY_PERCENTILE),))
 # SRGAN's own balance of pixels and discriminator, see `adversarial.Adversary`, without the VGG loss; and its rate.
-ADVERSARIAL = ("--set", "adversarial_weight=1", "--set", "learning_rate=1e-4")
+ADVERSARIAL = Change(recipe=(("adversarial_weight", 1), ("learning_rate", 1e-4)))
 SMALL_RDN = (("D", 4), ("C", 4))
 # The short preset's bounds learn faster than the paper's, which helps a start that is far off.
-PAPER_RATE = ("--set", "bound_learning_rate=0.01")
-# Each ablation of 2-bit EDSR ×4 by the end of its name: the options that differ from the base run.
-ABLATIONS: dict[str, tuple[str, ...]] = {
-    "no_gate": ("--gate-ratio", "0"),
-    "no_warmup": ("--set", "warmup_steps=0"),
-    "minmax_start": ("--percentile", "100"),
-    "fixed_start": ("--set", "fixed_bounds=10"),
-    "official": ("--variant", "official"),
-    "percentile_95": ("--percentile", "95"),
-    "percentile_95_no_gate": ("--percentile", "95", "--gate-ratio", "0"),
-    "percentile_99.9": ("--percentile", "99.9"),
-    "all_gates": ("--gate-ratio", "1"),
+PAPER_RATE = Change(recipe=(("bound_learning_rate", 0.01),))
+# Each ablation of 2-bit EDSR ×4 by the end of its name: how it differs from the base run.
+ABLATIONS = {
+    "no_gate": Change((("gate_ratio", 0),)),
+    "no_warmup": Change(recipe=(("warmup_steps", 0),)),
+    "minmax_start": Change((("percentile", 100),)),
+    "fixed_start": Change(recipe=(("fixed_bounds", 10),)),
+    "official": Change((("variant", "official"),)),
+    "percentile_95": Change((("percentile", 95),)),
+    "percentile_95_no_gate": Change((("percentile", 95), ("gate_ratio", 0))),
+    "percentile_99.9": Change((("percentile", 99.9),)),
+    "all_gates": Change((("gate_ratio", 1),)),
 }
 # At this percentile the bounds start closer than at the paper's 99th, which fits the four levels of 2 bits better, and
 # seeds scatter less. That start is compared with LSQ, and what gates earn is best seen from it: both need more seeds.
 CLOSER_START = "percentile_95"
 # Where the paper's points cost, see data/comparisons: runs that quantize the convolutions' inputs alone.
-CONVOLUTIONS = ("--variant", "convolutions")
+CONVOLUTIONS = Change((("variant", "convolutions"),))
 # What a short 2-bit run says of DDTB and LSQ may be due to its shortness: both are run this many times as long too.
 LONGER = 2
 
@@ -58,30 +59,30 @@ def _all() -> Iterator[Experiment]:
     for scale in (2, 4):
         # The generator is SRResNet, which goes on against a discriminator.
         name, start = f"srgan_x{scale}", f"srresnet_x{scale}"
-        yield Experiment(name, "full precision", "srgan", scale, start=start, options=ADVERSARIAL)
+        yield Experiment(name, "full precision", "srgan", scale, start=start, change=ADVERSARIAL)
     for model, scale, bits in itertools.product(("edsr", "rdn", "srresnet"), (4, 2), (2, 3, 4)):
         for method in ("ddtb", *PEERS):
             yield _student("main results", model, scale, bits, method)
     for bits, method, seed in itertools.product((2, 3), ("ddtb", "pams", "lsq"), (1, 2)):
         yield replace(_student("seeds", "edsr", 4, bits, method, f"seed{seed}"), seed=seed)
-    for ending, options in ABLATIONS.items():
-        yield replace(_student("ablations", "edsr", 4, 2, "ddtb", ending), options=options)
+    for ending, change in ABLATIONS.items():
+        yield replace(_student("ablations", "edsr", 4, 2, "ddtb", ending), change=change)
     for ending, seed in itertools.product((CLOSER_START, f"{CLOSER_START}_no_gate"), (1, 2)):  # 0 is above
         student = _student("ablations", "edsr", 4, 2, "ddtb", f"{ending}_seed{seed}")
-        yield replace(student, seed=seed, options=ABLATIONS[ending])
+        yield replace(student, seed=seed, change=ABLATIONS[ending])
     for method in ("ddtb", "lsq"):
         yield replace(_student("ablations", "edsr", 4, 2, method, "longer"), times=LONGER)
     for percentile in (95, 97, 99):
         ending = "convolutions" if percentile == 99 else f"convolutions_percentile_{percentile}"
-        options = CONVOLUTIONS if percentile == 99 else (*CONVOLUTIONS, "--percentile", str(percentile))
-        yield replace(_student("points", "edsr", 4, 2, "ddtb", ending), options=options)
+        percentiles = Change() if percentile == 99 else Change((("percentile", percentile),))
+        yield replace(_student("points", "edsr", 4, 2, "ddtb", ending), change=CONVOLUTIONS + percentiles)
     for seed in (0, 1, 2):
         ending = f"convolutions_seed{seed}" if seed else "convolutions"
-        yield replace(_student("points", "edsr", 4, 2, "lsq", ending), seed=seed, options=CONVOLUTIONS)
-    yield replace(_student("points", "edsr", 4, 2, "pams", "convolutions"), options=CONVOLUTIONS)
+        yield replace(_student("points", "edsr", 4, 2, "lsq", ending), seed=seed, change=CONVOLUTIONS)
+    yield replace(_student("points", "edsr", 4, 2, "pams", "convolutions"), change=CONVOLUTIONS)
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
-        options = ("--percentile", str(FULLY_PERCENTILE)) if method == "ddtb" else ()
-        student = replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, options=options)
+        change = FULLY if method == "ddtb" else Change()
+        student = replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, change=change)
         yield student
         if (model, scale) == ("edsr", 4):  # a small lead says nothing without the scatter of seeds
             yield from (replace(student, name=f"{student.name}_seed{seed}", seed=seed) for seed in (1, 2))
@@ -90,9 +91,9 @@ def _all() -> Iterator[Experiment]:
     for rate, seed in (("", 0), ("", 1), ("", 2), ("paper_rate", 0)):
         for start in ("", "fixed_start"):
             name = "_".join(filter(None, (small.name, "ddtb_3bit", start, rate, f"seed{seed}")))
-            options = (*(ABLATIONS[start] if start else ()), *(PAPER_RATE if rate else ()))
+            change = (ABLATIONS[start] if start else Change()) + (PAPER_RATE if rate else Change())
             student = replace(small, name=name, bits=3, method="ddtb", teacher=small.name)
-            yield replace(student, seed=seed, options=options)
+            yield replace(student, seed=seed, change=change)
 
 
 def _student(purpose: str, model: str, scale: int, bits: int, method: str, ending: str = "") -> Experiment:

@@ -70,7 +70,7 @@ class TableRow:
     gate_params_range: tuple[float, float]
 
 
-def table_s1(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
+def table_rows(rdn_gated: Iterable[str] | None = None) -> list[TableRow]:
     """The twelve rows of Table S1, each cell by the formulas of section 11 beside the printed value.
 
     All networks are ×4 and of default size, the output is 1920×1080. Which layers have a gate matters for RDN

@@ -53,7 +53,7 @@ class Throughput:
         )
 
 
-def throughput(
+def measure(
     model: str,
     device: torch.device | str | None = None,
     *,
@@ -96,7 +96,7 @@ def throughput(
 
 def paper_steps(device: torch.device | str | None = None) -> list[Throughput]:
     """The steps of the paper's recipe for its two most different networks, some minutes on a GPU."""
-    return [throughput("edsr", device), throughput("rdn", device, low_resolution_patch=24)]
+    return [measure("edsr", device), measure("rdn", device, low_resolution_patch=24)]
 
 
 def official_step(

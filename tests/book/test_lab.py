@@ -14,7 +14,7 @@ from test_components import CHECKS, HEAD, drag, layout, show  # noqa: F401
 from torch import Tensor
 
 from ddtb_lite import uniform
-from ddtb_lite.book.lab import Sample, descend, lab, sample, starting_bounds
+from ddtb_lite.book.lab import Sample, descend, quantizer_lab, sample, starting_bounds
 from ddtb_lite.networks import ActivationPoint
 from ddtb_lite.quantizers import METHODS
 
@@ -124,7 +124,7 @@ def expected(values: np.ndarray, lower: float, upper: float, steps: int) -> dict
 
 def test_every_method_button_tells_what_python_computes(show: Any) -> None:  # noqa: F811
     samples = two_samples()
-    page = show(lab("lab", samples, "Two samples.").data)
+    page = show(quantizer_lab("lab", samples, "Two samples.").data)
     assert page.is_hidden("figure > img") and page.is_visible(".controls")
     before = layout(page)
     for index, each in enumerate(samples):
@@ -142,7 +142,7 @@ def test_every_method_button_tells_what_python_computes(show: Any) -> None:  # n
 
 
 def test_both_bounds_are_dragged(show: Any) -> None:  # noqa: F811
-    page = show("<p>above</p>" + lab("lab", two_samples()[:1], "One sample.").data)
+    page = show("<p>above</p>" + quantizer_lab("lab", two_samples()[:1], "One sample.").data)
     before = layout(page)
     for finger in {False, page.evaluate("navigator.maxTouchPoints > 0")}:
         page.click("[data-method='min–max']")
@@ -158,7 +158,7 @@ def test_both_bounds_are_dragged(show: Any) -> None:  # noqa: F811
 
 
 def test_bounds_move_by_keys_and_never_cross(show: Any) -> None:  # noqa: F811
-    page = show(lab("lab", two_samples()[:1], "One sample.").data)
+    page = show(quantizer_lab("lab", two_samples()[:1], "One sample.").data)
     for name, key, way in (("lower", "ArrowRight", 1), ("upper", "PageDown", -1), ("upper", "ArrowUp", 1)):
         page.focus(f".bound.{name}")
         old = float(told(page)[name])
@@ -172,7 +172,7 @@ def test_bounds_move_by_keys_and_never_cross(show: Any) -> None:  # noqa: F811
 
 def test_training_is_replayed(show: Any) -> None:  # noqa: F811
     (first, *_) = two_samples()
-    page = show(lab("lab", [first], "One sample.").data)
+    page = show(quantizer_lab("lab", [first], "One sample.").data)
     path = first.paths[2]
     page.focus("[data-part=walk]")
     page.keyboard.press("ArrowRight")
@@ -193,7 +193,7 @@ def test_training_is_replayed(show: Any) -> None:  # noqa: F811
 def test_without_scripts_there_is_a_picture(browser: Any, tmp_path: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    (tmp_path / "page.html").write_text(HEAD + lab("lab", two_samples(), "Two.").data, encoding="utf-8")
+    (tmp_path / "page.html").write_text(HEAD + quantizer_lab("lab", two_samples(), "Two.").data, encoding="utf-8")
     page.goto((tmp_path / "page.html").as_uri())
     assert page.is_visible("figure > img") and "both signs" in page.get_attribute("figure > img", "alt")
     assert page.is_hidden(".controls")

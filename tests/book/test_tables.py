@@ -15,7 +15,7 @@ from ddtb_lite.book import tables
 from ddtb_lite.networks import Quantization
 from ddtb_lite.reproduction.claims import Claim, ledger, runs_of
 from ddtb_lite.reproduction.estimates import outline
-from ddtb_lite.reproduction.experiment import TRAINING_DATA
+from ddtb_lite.reproduction.experiment import TRAINING_DATA, Change
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.training.recipe import Recipe
 
@@ -138,15 +138,15 @@ def test_a_difference_scatters_as_it_says() -> None:
 
 
 def test_the_cost_of_a_claim_is_its_run_or_a_price() -> None:
-    assert tables.cost(claim(**DONE)).replace("<wbr>", "") == "edsr_x4_ddtb_2bit"
-    assert tables.cost(claim(hours=0.025)) == "1.5\u00a0min"
-    assert tables.cost(claim(hours=2.04)) == "2.0\u00a0h"
-    assert tables.cost(claim(command="")) == ""
+    assert tables.run_or_cost(claim(**DONE)).replace("<wbr>", "") == "edsr_x4_ddtb_2bit"
+    assert tables.run_or_cost(claim(hours=0.025)) == "1.5\u00a0min"
+    assert tables.run_or_cost(claim(hours=2.04)) == "2.0\u00a0h"
+    assert tables.run_or_cost(claim(command="")) == ""
 
 
 def test_claims_show_paper_ours_difference_and_verdict() -> None:
     filled = claim(**DONE, paper_ssim=0.876, ours_ssim=0.8358, seeds=(29.517, 29.483))
-    text = tables.claims([claim(bits=3, paper=31.52), filled, claim(method="A & B", command="")]).data
+    text = tables.claim_table([claim(bits=3, paper=31.52), filled, claim(method="A & B", command="")]).data
     reader = Reader(text)
     assert not reader.open
     _, three, two, foreign = reader.rows
@@ -161,7 +161,9 @@ def test_claims_show_paper_ours_difference_and_verdict() -> None:
 def test_the_command_behind_a_number_is_that_of_its_run() -> None:
     """Also where the same configuration has not been scored on another set."""
     filled = claim(**DONE, command="python -m ddtb_lite train --preset short")
-    text = tables.claims([filled, claim(dataset="Urban100", command="python -m ddtb_lite train --preset paper")]).data
+    text = tables.claim_table(
+        [filled, claim(dataset="Urban100", command="python -m ddtb_lite train --preset paper")]
+    ).data
     assert "<p>2 bits, DDTB</p><pre>python -m ddtb_lite train --preset short</pre>" in text
     assert "<p>2 bits, DDTB, not run</p><pre>python -m ddtb_lite train --preset paper</pre>" in text
 
@@ -169,7 +171,7 @@ def test_the_command_behind_a_number_is_that_of_its_run() -> None:
 def test_a_result_made_on_the_page_is_a_marked_row_beside_the_printed_number() -> None:
     made = run(preset_name="smoke")
     made["scores"] = {"Set5": {"psnr": 28.6, "ssim": 0.79}, "photos": {"psnr": 27.0, "ssim": 0.7}}
-    rows = Reader(tables.claims([claim(paper_ssim=0.876)], [made]).data).rows
+    rows = Reader(tables.claim_table([claim(paper_ssim=0.876)], [made]).data).rows
     assert rows[2][1:7] == ["ddtb, this page", "Set5", "30.97 / 0.876", "28.60 / 0.790", "-2.37", "smoke run"]
     assert rows[3][2:7] == ["photos", "", "27.00 / 0.700", "", "smoke run"]
 
@@ -236,8 +238,7 @@ def test_other_training_data_are_not_the_papers() -> None:
 @pytest.mark.parametrize("method", ["ddtb", "fqsr"])
 def test_a_fully_quantized_run_as_the_experiments_have_it_counts(method: str) -> None:
     experiment = experiments()[f"edsr_x4_{method}_4bit_fully"]
-    options = dict(zip(experiment.options[::2], experiment.options[1::2], strict=True))
-    percentile = float(options.get("--percentile", 99))
+    percentile = dict(experiment.change.quantization).get("percentile", 99)
     gate_ratio = 0.3 if method == "ddtb" else 0.0
     own = run(fully=True, bits=4, method=method, percentile=percentile, gate_ratio=gate_ratio)
     assert runs_of({"r": own}, "edsr", 4, 4, method, fully=True)
@@ -272,17 +273,19 @@ def test_methods_without_gates_are_no_ablations() -> None:
 
 def test_a_page_can_train_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    architecture = ["n_blocks=1", "n_feats=4"]
-    options = ["--bits", "2", "--set", "steps=6", "falling_bits=[]", "validate_every=3"]
-    result = tables.train_here("edsr", 2, options, teacher="tiny", architecture=architecture)
+    steps = Change(recipe=(("steps", 6), ("falling_bits", []), ("validate_every", 3)))
+    architecture = {"n_blocks": 1, "n_feats": 4}
+    result = tables.train_here("edsr", 2, 2, change=steps, teacher="tiny", architecture=architecture)
     config = result["config"]
     assert config["quantization"]["bits"] == 2 and config["recipe"]["preset_name"] == "smoke"
     assert config["architecture"] == {"n_blocks": 1, "n_feats": 4}
     assert result["curve"][-1]["step"] == 6 and result["scores"]["photos"]["psnr"] > 0
+    assert "--set steps=6 --set 'falling_bits=[]' --set validate_every=3 " in result["command"]
+    assert result["command"].endswith("--data photos_train --test photos --seed 0 --out here")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [["--bits", "2", "--method", "none"], ["--bits", "99"]])
-def test_a_training_that_fails_says_why(options: list[str]) -> None:
-    with pytest.raises(RuntimeError, match=r"^The training failed: .*(invalid choice|99).*$"):
-        tables.train_here("edsr", 4, options)
+@pytest.mark.parametrize("bits, method, wrong", [(2, "none", "'none'"), (99, "ddtb", "99")])
+def test_a_student_that_cannot_be_says_why(bits: int, method: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        tables.train_here("edsr", 4, bits, method)

@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 
 from ddtb_lite import build, complexity, evaluate, images, initialize, load, quantize, save, upscale
-from ddtb_lite.cli import benchmark as benchmark_command
-from ddtb_lite.cli import evaluate as evaluate_command
-from ddtb_lite.cli import main, parser
-from ddtb_lite.cli import train as train_command
+from ddtb_lite.cli import benchmark_command, evaluate_command, main, parser
 from ddtb_lite.cli.arguments import pairs
 from ddtb_lite.networks import SuperResolutionNetwork
-from ddtb_lite.reproduction import progress, results
+from ddtb_lite.reproduction import progress, results, runner
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.reproduction.ratios import Ratio
 from ddtb_lite.reproduction.throughput import Throughput
@@ -258,7 +255,7 @@ def test_start_copies_what_fits(place: Place, tmp_path: Path, monkeypatch: pytes
         seen.update({name: value.clone() for name, value in network.state_dict().items()})
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(train_command, "train", watched)
+    monkeypatch.setattr(runner, "train", watched)
     main(["train", "--scale", "2", *TINY, "--start-from", str(place.network), "--out", str(tmp_path / "x")])
     source = load(place.network).state_dict()
     shared = {name for name, value in seen.items() if name in source and value.shape == source[name].shape}
@@ -610,9 +607,9 @@ def test_places_that_cannot_be_written(place: Place, tmp_path: Path, capsys: pyt
     ):
         assert "file" in failed(arguments, capsys)
     with pytest.MonkeyPatch.context() as patched:  # noticed before anything is trained or scored
-        patched.setattr(train_command, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
-        patched.setattr(train_command, "train", lambda *_, **__: pytest.fail("something was trained"))
-        patched.setattr(resources, "repository", lambda: tmp_path / "no checkout")
+        patched.setattr(evaluate_command.evaluation, "evaluate", lambda *_, **__: pytest.fail("something was scored"))
+        patched.setattr(runner, "train", lambda *_, **__: pytest.fail("something was trained"))
+        patched.setattr(resources, "repository", lambda: tmp_path / "nowhere")
         for arguments in (
             ["evaluate", place.network, "--data", place.images, "--out", tmp_path / "nowhere" / "x.json"],
             ["train", *TINY, *STEPS, "--data", place.images, "--out", tmp_path / "run", "--publish"],

@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_is_measured_beside_its_floors(small: None) -> None:
-    result = throughput.throughput("edsr", "cpu", low_resolution_patch=8, batch_size=2, repeats=3, architecture=TINY)
+    result = throughput.measure("edsr", "cpu", low_resolution_patch=8, batch_size=2, repeats=3, architecture=TINY)
     assert 0 < result.seconds and 0 < result.official
     assert result.waits == 0
     # Student: forward, and backward twice as much; but no gradient flows into the image. Teacher: features only.
@@ -88,4 +88,4 @@ def test_speeds_of_a_device_are_positive() -> None:
 def test_waits_are_counted_and_a_step_has_none() -> None:
     x = torch.ones(3, device="cuda")
     assert throughput.count_waits(lambda: [x.sum().item(), x.max().item()], x.device) == 2
-    assert throughput.throughput("edsr", "cuda", repeats=5).waits == 0
+    assert throughput.measure("edsr", "cuda", repeats=5).waits == 0

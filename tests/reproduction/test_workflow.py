@@ -164,7 +164,7 @@ def test_options_are_ones_that_training_takes() -> None:
         options = parser().parse_args(each.arguments("short"))
         student = quantized(small, options)
         made.append((student.quantization, Recipe.preset("short", student).override(**pairs(options.set))))
-    assert len(ablations) == 15 and len({each.options for each in ablations}) == 10
+    assert len(ablations) == 15 and len({each.change for each in ablations}) == 10
     assert all(each != made[0] for each in made[1:])
     assert len({each.seed for each in ALL.values() if each.name.startswith("edsr_x4_lsq_3bit")}) == 3
 
