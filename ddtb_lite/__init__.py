@@ -5,10 +5,11 @@ https://arxiv.org/abs/2203.03844. Sections that docstrings name are
 those of "The method in numbers", `book/reference/method.md`.
 """
 
-from . import datasets, diagnostics, gate, images, metrics, networks, quantizers, uniform
+from . import datasets, deploy, diagnostics, gate, images, metrics, networks, quantizers, uniform
 from .checkpoints import load, pretrained, save
 from .conversion import quantize
 from .cost import complexity
+from .deploy import to_integer
 from .evaluation import evaluate
 from .inference import upscale
 from .initializer import initialize
@@ -23,6 +24,7 @@ __all__ = [
     "build",
     "complexity",
     "datasets",
+    "deploy",
     "diagnostics",
     "evaluate",
     "gate",
@@ -36,6 +38,7 @@ __all__ = [
     "quantizers",
     "results",
     "save",
+    "to_integer",
     "train",
     "uniform",
     "upscale",

@@ -139,7 +139,7 @@ def _halo(network: SuperResolutionNetwork, features: Tensor) -> int:
         nonlocal reach
         reach += max(convolutions[path].kernel_size) // 2 * patch.shape[-1] / x.shape[-1]
 
-    convolutions = {path: module for path, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    convolutions = {path: module for path, module in network.named_modules() if hasattr(module, "kernel_size")}
     with inputs_watched(convolutions, add):
         network.upsample(patch)
     return math.ceil(reach)

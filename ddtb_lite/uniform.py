@@ -131,7 +131,7 @@ class _FakeQuantize(torch.autograd.Function):
         ctx.save_for_backward(x, lower, upper)
         ctx.steps, ctx.clamp = steps, clamp
         grid = _Grid.between(lower, upper, steps, clamp)
-        return _from_rows(_kernel(_forward, x)(_to_rows(x, x, lower), grid), x)
+        return _from_rows(kernel(_forward, x)(_to_rows(x, x, lower), grid), x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -140,8 +140,8 @@ class _FakeQuantize(torch.autograd.Function):
         grid = _Grid.between(lower, upper, ctx.steps, ctx.clamp)
         rows = _to_rows(grads[0], x, lower), _to_rows(x, x, lower), grid
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-            return _from_rows(_kernel(_straight_through, x)(*rows), x), None, None, None, None
-        to_x, to_lower, to_upper = _kernel(_backward, x)(*rows)
+            return _from_rows(kernel(_straight_through, x)(*rows), x), None, None, None, None
+        to_x, to_lower, to_upper = kernel(_backward, x)(*rows)
         return _from_rows(to_x, x), to_lower.view_as(lower), to_upper.view_as(upper), None, None
 
 
@@ -240,7 +240,8 @@ def compiled(enabled: bool = True) -> Iterator[None]:
         _compile_enabled = before
 
 
-def _kernel(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    """`function`, or inside `compiled` and for a large tensor `x` its fused version, which computes the same."""
     if not (_compile_enabled and x.numel() >= SMALLEST_COMPILED and _compiler_works(x.device.type)):
         return function
     # A GPU's backward pass has a thread of its own, which `compiled` does not reach.

@@ -220,10 +220,10 @@ def test_some_channels_of_a_channels_last_tensor_are_read_as_they_lie(
     whole = (torch.randn(2, 7, 5, 6) * 3).to(dtype).contiguous(memory_format=torch.channels_last)
     gradient = torch.randn(2, 4, 5, 6).to(dtype).contiguous(memory_format=torch.channels_last)
     seen: list[int] = []
-    kernel = uniform._kernel
+    kernel = uniform.kernel
     monkeypatch.setattr(
         uniform,
-        "_kernel",
+        "kernel",
         lambda function, x: lambda *rows: seen.append(rows[-2].data_ptr()) or kernel(function, x)(*rows),
     )
     results = []
@@ -431,7 +431,7 @@ def test_the_limit_of_compiled_kernels_holds_in_every_thread(monkeypatch: pytest
     monkeypatch.setattr(uniform, "_compiled_kernel", lambda function: torch._dynamo.config.recompile_limit)
     seen: list[object] = []
     with uniform.compiled():
-        thread = threading.Thread(target=lambda: seen.append(uniform._kernel(abs, torch.zeros(2**16))))
+        thread = threading.Thread(target=lambda: seen.append(uniform.kernel(abs, torch.zeros(2**16))))
         thread.start()
         thread.join()
     assert seen == [uniform.RECOMPILE_LIMIT]

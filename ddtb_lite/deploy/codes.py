@@ -1,0 +1,75 @@
+"""Activations as integer codes, on their way from a quantizer to a convolution or to a sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..uniform import kernel
+from .grids import Grid
+
+LARGEST_BYTE = 255
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A tensor N×C×H×W of values (code − zero) · step, with codes from 0 on.
+
+    `values` is uint8, int16 in the few cases where 8 bits and their sign do not fit in one byte. `zero` (whole) and
+    `step` are 0-d, or N×1×1×1 while a gate is live. Whatever is added to it meets its real values.
+    """
+
+    values: Tensor
+    zero: Tensor
+    step: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    def integers(self) -> Tensor:
+        """code − zero: whole numbers (float64) that are proportional to the values, 0 for 0."""
+        return self.values.double() - self.zero.double()
+
+    def real(self) -> Tensor:
+        """The real values, float32."""
+        return kernel(_real, self.values)(self.values, self.zero, self.step)
+
+    def __add__(self, other: Tensor | Codes) -> Tensor:
+        if isinstance(other, Codes):
+            own = (self.values, self.zero, self.step)
+            return kernel(_sum_of_codes, self.values)(*own, other.values, other.zero, other.step)
+        return kernel(_sum, self.values)(self.values, self.zero, self.step, other)
+
+    __radd__ = __add__
+
+
+def encode(x: Tensor, grid: Grid, largest: int) -> Codes:
+    """The codes of `x` on a grid, none of which is larger than `largest`."""
+    dtype = torch.uint8 if largest <= LARGEST_BYTE else torch.int16
+    shift, inverse_step, lowest, highest, stride, zero, step = grid
+    values = kernel(_encode, x)(x, shift, inverse_step, lowest, highest, stride, dtype)
+    return Codes(values, zero, step)
+
+
+def _encode(
+    x: Tensor, shift: Tensor | None, inverse: Tensor, lowest: Tensor, highest: Tensor, stride: int, dtype: torch.dtype
+) -> Tensor:
+    # The same operations as in fake quantization, in the same order and precision: the same levels, bit for bit.
+    x = x.to(inverse.dtype)
+    level = (x * inverse if shift is None else (x + shift).mul_(inverse)).round_().clamp_(lowest, highest).sub_(lowest)
+    return (level if stride == 1 else level.mul_(stride)).to(dtype)
+
+
+def _real(values: Tensor, zero: Tensor, step: Tensor) -> Tensor:
+    return (values - zero).mul_(step)
+
+
+def _sum(values: Tensor, zero: Tensor, step: Tensor, other: Tensor) -> Tensor:
+    return (values - zero).mul_(step).add_(other)
+
+
+def _sum_of_codes(values: Tensor, zero: Tensor, step: Tensor, values2: Tensor, zero2: Tensor, step2: Tensor) -> Tensor:
+    return (values - zero).mul_(step) + (values2 - zero2).mul_(step2)
