@@ -85,8 +85,12 @@ class LoadedNetwork {
 
   async activation(path, { signal } = {}) {
     this.#checkPoint(path);
-    const last = this.#last;
+    const last = this.#last; // not another run's that may come first
     return this.#ask("activation", () => ({ path, ...last }), { signal });
+  }
+
+  async quantize(path, features, height, width) {
+    return this.#ask("quantize", () => ({ path, features, height, width }), {});
   }
 
   async sums(path, codes, height, width, offset = 0) {

@@ -47,6 +47,18 @@ class Features {
     return this.address + ((row + 1) * this.channels + channel) * this.length * this.size;
   }
 
+  // Values from the order H×W×C.
+  fill(values) {
+    const { channels, height, width, length, memory } = this;
+    for (let y = 0; y < height; y++) {
+      const row = memory.floats(this.at(y), channels * length);
+      for (let channel = 0; channel < channels; channel++) {
+        for (let x = 0; x < width; x++) row[channel * length + x + 1] = values[(y * width + x) * channels + channel];
+      }
+    }
+    return this;
+  }
+
   // All values in the order H×W×C.
   interleaved() {
     const { channels, height, width, length, memory } = this;
@@ -430,6 +442,19 @@ class Network {
       progress((bottom - top) / height * (scale === 4 ? 20.75 : 4.2));
     }
     return result;
+  }
+
+  // Codes and bounds of one quantizer for given features H×W×C.
+  quantizeAlone(path, values, height, width) {
+    const { memory, channels, bits } = this;
+    if (!this.quantizers.has(path)) throw new Error(`${path} is not a quantizer of this network.`);
+    if (values.length !== height * width * channels) throw new Error(`Expected ${height}×${width}×${channels} features.`);
+    memory.top = this.mark;
+    const features = new Features(memory, channels, height, width).fill(values);
+    const codes = new Features(memory, planesOf(channels, bits), height, width, 1);
+    this.trace = { codes: {}, bounds: {}, betas: {} };
+    this.quantize(codes, features, path, { gates: true, bounds: {}, keep: true });
+    return interleavedCodes(this.trace.codes[path], { channels, height, width, bits });
   }
 
   // The integer sums of one quantized convolution of (codes + offset), both H×W×C.

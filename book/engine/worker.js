@@ -31,6 +31,11 @@ const answers = {
     return { result, transfer: [result.buffer] };
   },
 
+  quantize({ path, features, height, width }) {
+    const result = network.quantizeAlone(path, features, height, width);
+    return { result, transfer: [result.buffer] };
+  },
+
   sums({ path, codes, height, width, offset }) {
     const result = network.sums(path, codes, height, width, offset);
     return { result, transfer: [result.buffer] };
