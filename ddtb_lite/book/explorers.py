@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,24 @@ class Frame:
 
 def explorer(identifier: str, slider: str, frames: Sequence[Frame], caption: str) -> HTML:
     """A figure whose slider, named `slider`, goes through `frames`; `identifier` is unique on its page."""
-    sources = [data_url(frame.picture) for frame in frames]
-    rows = [[source, frame.label, frame.text] for source, frame in zip(sources, frames, strict=True)]
+    rows = [(data_url(frame.picture), frame.label, frame.text) for frame in frames]
     width, height = max(map(_size, (frame.picture for frame in frames)), key=lambda size: size[1] / size[0])
-    pixels = ' class="pixels"' if isinstance(frames[0].picture, np.ndarray) else ""
-    _, label, text = (html.escape(part) for part in rows[0])
-    spans = "".join(f"<span>{html.escape(label)}: {html.escape(text)}</span>" for _, label, text in rows)
-    return component(
-        ("explorer",),
-        identifier,
-        f'<img src="{sources[0]}" alt="{text}"{pixels} style="--width:{width:g};aspect-ratio:{width:g}/{height:g}">'
-        f'<label>{html.escape(slider)}<input type="range" min="0" max="{len(rows) - 1}" value="0" '
-        f'aria-valuetext="{label}"></label>'
-        f'<div class="ticks" aria-hidden="true">{"<i></i>" * len(rows)}</div>'
-        f'<div class="ends" aria-hidden="true"><span>{label}</span><span>{html.escape(rows[-1][1])}</span></div>'
-        f'<div class="texts"><output>{label}: {text}</output>{spans}</div>',
-        caption,
-        rows,
+    texts = [html.escape(f"{label}: {text}") for _, label, text in rows]
+    body = template(
+        "explorer",
+        source=rows[0][0],
+        label=html.escape(rows[0][1]),
+        text=html.escape(rows[0][2]),
+        kind="pixels" if isinstance(frames[0].picture, np.ndarray) else "drawing",
+        width=f"{width:g}",
+        height=f"{height:g}",
+        slider=html.escape(slider),
+        last=len(rows) - 1,
+        last_label=html.escape(rows[-1][1]),
+        ticks="<i></i>" * len(rows),
+        texts="".join(f"<span>{text}</span>" for text in texts),
     )
+    return component(("explorer",), identifier, body, caption, rows)
 
 
 def swipe(identifier: str, versions: Mapping[str, np.ndarray], caption: str) -> HTML:
@@ -71,19 +72,18 @@ def swipe(identifier: str, versions: Mapping[str, np.ndarray], caption: str) -> 
 
 def curtain(sources: Mapping[str, str], width: int, height: int, shown: tuple[int, int]) -> str:
     """What a curtain is dragged on: two of the pictures, given by label and address, one upon the other."""
-    labels = [html.escape(label) for label in sources]
-    addresses = list(sources.values())
-    sides = list(zip(("before", "after"), shown, strict=True))
-    pictures = "".join(
-        f'<img class="{side}" src="{addresses[index]}" alt="{labels[index]}" width="{width}" height="{height}">'
-        for side, index in sides
-    )
-    tags = "".join(f'<span class="tag {side}" aria-hidden="true">{labels[index]}</span>' for side, index in sides)
-    menus = "".join(_menu(side, labels, index) for side, index in sides)
-    return (
-        f'<div class="stage" style="--width:{width};--position:50%">{pictures}'
-        '<input type="range" min="0" max="100" step="any" value="50" aria-label="position of the curtain">'
-        f'<div class="line"></div>{tags}</div>' + (f'<div class="sides">{menus}</div>' if len(labels) > 2 else "")
+    labels, addresses = [html.escape(label) for label in sources], list(sources.values())
+    before, after = shown
+    menus = _menu("before", labels, before) + _menu("after", labels, after)
+    return template(
+        "swipe",
+        width=width,
+        height=height,
+        before=addresses[before],
+        before_label=labels[before],
+        after=addresses[after],
+        after_label=labels[after],
+        menus=f'<div class="sides">{menus}</div>' if len(labels) > 2 else "",
     )
 
 
@@ -95,6 +95,15 @@ def _menu(side: str, labels: Sequence[str], chosen: int) -> str:
     )
     place = "left" if side == "before" else "right"
     return f'<select class="{side}" aria-label="{place} of the curtain">{options}</select>'
+
+
+def buttons(kind: str, labels: Mapping[Any, str], pressed: Any = None) -> str:
+    """A row of buttons, one of them pressed: the texts by what each puts into its `data-<kind>`."""
+    return "".join(
+        f'<button type="button" data-{kind}="{html.escape(str(key))}" aria-pressed="{str(key == pressed).lower()}">'
+        f"{html.escape(text)}</button>"
+        for key, text in labels.items()
+    )
 
 
 def component(parts: Sequence[str], identifier: str, body: str, caption: str, data: Any) -> HTML:
@@ -110,16 +119,21 @@ def component(parts: Sequence[str], identifier: str, body: str, caption: str, da
     call = f"{parts[-1]}(document.getElementById('{identifier}'), {_for_script(json.dumps(data))});"
     said = f"<figcaption>{html.escape(caption)}</figcaption>"
     return HTML(
-        f'<figure class="ddtb {parts[-1]}" id="{identifier}">{body}{said}</figure>'
-        f"<style>\n{styles}</style><script>(() => {{\n{scripts}{call}\n}})();</script>"
+        f'<figure class="ddtb {parts[-1]}" id="{identifier}">\n{body}{said}</figure>\n'
+        f"<style>\n{styles}</style>\n<script>(() => {{\n{scripts}{call}\n}})();</script>"
     )
+
+
+def template(name: str, **fields: object) -> str:
+    """The HTML of a component, with its fields filled in: text that is escaped already, addresses, and HTML."""
+    return Template(_code(f"{name}.html")).substitute(fields)
 
 
 def _code(name: str) -> str:
     """A file of `book/engine/ui`, a checkout's, else the installed copy; nothing for a part without a style."""
     checkout = resources.repository()
     file = (resources.data("ui") if checkout is None else checkout / "book" / "engine" / "ui") / name
-    return file.read_text(encoding="utf-8") if file.exists() or file.suffix == ".js" else ""
+    return "" if file.suffix == ".css" and not file.exists() else file.read_text(encoding="utf-8")
 
 
 def _size(picture: Figure | np.ndarray) -> tuple[float, float]:

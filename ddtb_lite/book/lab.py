@@ -21,7 +21,7 @@ from ..networks import ActivationPoint
 from ..quantizers import METHODS, DualBound
 from ..quantizers.lsq import integer_limits
 from . import figures
-from .explorers import component, data_url
+from .explorers import buttons, component, data_url, template
 
 Bounds = tuple[float, float, int]
 Path = Sequence[tuple[int, float, float]]
@@ -109,43 +109,20 @@ def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str) -> H
     first = samples[0]
     bits = list(first.bounds)
     methods = list(first.bounds[bits[0]])
-    menu = ""
-    if len(samples) > 1:
-        options = "".join(f'<option value="{i}">{html.escape(each.label)}</option>' for i, each in enumerate(samples))
-        menu = f'<div class="row"><select data-part="sample" aria-label="numbers to quantize">{options}</select></div>'
-    widths = "".join(f'<button type="button" data-bits="{each}">{each}</button>' for each in bits)
-    buttons = "".join(
-        f'<button type="button" data-method="{html.escape(each)}">{html.escape(each)}</button>' for each in methods
-    )
-    walk = ""
-    if all(each.paths for each in samples):
-        walk = (
-            '<div class="row"><span>training</span><button type="button" data-part="play">play</button>'
-            '<input type="range" min="0" value="0" data-part="walk" aria-label="step of the training">'
-            '<span data-part="step">step 0</span></div>'
-        )
-    read = {
-        "lower": "lower bound",
-        "upper": "upper bound",
-        "levels": "levels in use",
-        "error": "error / variance",
-        "clipped": "clipped",
-    }
-    numbers = "".join(
-        f'<div class="{name}"><dt>{text}</dt><dd data-part="{name}"></dd></div>' for name, text in read.items()
-    )
+    options = "".join(f'<option value="{i}">{html.escape(each.label)}</option>' for i, each in enumerate(samples))
+    select = f'<div class="row"><select data-part="sample" aria-label="numbers to quantize">{options}</select></div>'
     lower, upper, steps = first.bounds[bits[0]][methods[0]]
-    alternative = html.escape(f"{first.label}: histogram, {methods[0]}, bounds {lower:.3g} and {upper:.3g}")
-    return component(
-        ("quantizer", "histogram", "lab"),
-        identifier,
-        f'<img src="{data_url(histogram_picture(first, lower, upper, steps))}" alt="{alternative}">'
-        f'<div class="controls" hidden>{menu}<div data-part="plot"></div><dl>{numbers}</dl>'
-        f'<div class="row"><span>bits</span>{widths}</div><div class="row"><span>bounds</span>{buttons}</div>'
-        f"{walk}</div>",
-        caption,
-        [_for_page(each) for each in samples],
+    body = template(
+        "lab",
+        picture=data_url(histogram_picture(first, lower, upper, steps)),
+        alternative=html.escape(f"{first.label}: histogram, {methods[0]}, bounds {lower:.3g} and {upper:.3g}"),
+        menu=select if len(samples) > 1 else "",
+        bits=buttons("bits", {each: str(each) for each in bits}),
+        methods=buttons("method", {each: each for each in methods}),
+        training=template("training") if all(each.paths for each in samples) else "",
     )
+    data = [_for_page(each) for each in samples]
+    return component(("quantizer", "histogram", "lab"), identifier, body, caption, data)
 
 
 def some(x: Tensor) -> Tensor:

@@ -31,4 +31,10 @@ globalThis.components = {
     for (let i = 0; i < all.length; i += 10) out.push(...fakeQuantize(all.slice(i + 2, i + 10), all[i], all[i + 1], steps));
     return btoa(Array.from(new Uint8Array(Float32Array.from(out).buffer), byte => String.fromCharCode(byte)).join(""));
   },
+
+  // Width, height and RGBA of a canvas.
+  pixels(selector) {
+    const canvas = document.querySelector(selector), { width, height } = canvas;
+    return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
+  },
 };

@@ -26,7 +26,7 @@ def show(request: Any, browser: Any, tmp_path: Path) -> Iterator[Any]:
     context.set_default_timeout(PATIENCE)
     context.add_init_script(path=CHECKS)
     page = context.new_page()
-    page.on("console", lambda message: problems.append(message.text))
+    page.on("console", lambda message: message.type == "error" and problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(r.url))
 

@@ -30,7 +30,7 @@ function psnr(image, truth, border) {
   for (let y = border; y < image.height - border; y++) {
     for (let x = border; x < image.width - border; x++) {
       const at = 4 * (y * image.width + x), difference = channel => image.data[at + channel] - truth.data[at + channel];
-      squares += ((65.481 * difference(0) + 128.553 * difference(1) + 24.966 * difference(2)) / 255) ** 2;
+      squares += ((65.738 * difference(0) + 129.057 * difference(1) + 25.064 * difference(2)) / 256) ** 2;
       count++;
     }
   }

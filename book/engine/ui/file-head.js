@@ -20,7 +20,7 @@ function fileHead(bytes) {
     return { notes };
   }
   if (text(0, 3) === "GIF") {
-    if (text(0, bytes.length > 60000 ? 60000 : bytes.length).split("\x00\x21\xf9\x04").length > 2) notes.push(animated);
+    if (pictures(bytes) > 1) notes.push(animated);
     return { width: view.getUint16(6, true), height: view.getUint16(8, true), notes };
   }
   if (text(8, 8) === "WEBPVP8X") {
@@ -29,4 +29,20 @@ function fileHead(bytes) {
     return { width: size(24), height: size(27), notes };
   }
   return { notes };
+}
+
+// How many pictures a GIF file holds, as far as the bytes reach: 2 stands for more.
+function pictures(bytes) {
+  const colors = flags => flags & 128 ? 3 * 2 ** ((flags & 7) + 1) : 0;
+  let at = 13 + colors(bytes[10]), count = 0;
+  while (at < bytes.length && count < 2) {
+    if (bytes[at] === 0x2c) {
+      count++;
+      at += 11 + colors(bytes[at + 9]);
+    } else if (bytes[at] === 0x21) at += 2;
+    else break;
+    while (bytes[at]) at += bytes[at] + 1; // blocks of data, each after its length, up to an empty one
+    at++;
+  }
+  return count;
 }

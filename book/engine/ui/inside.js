@@ -12,7 +12,8 @@ function inside(root, { photo, student: name, teacher: fullName }) {
 
   function middle(image) {
     const [width, height] = [image.width, image.height].map(size => Math.min(size, MOST));
-    const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d");
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     context.putImageData(image, Math.floor((width - image.width) / 2), Math.floor((height - image.height) / 2));
     return context.getImageData(0, 0, width, height);
   }

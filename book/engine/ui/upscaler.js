@@ -56,7 +56,8 @@ function upscaler(root, { ours, networks, scale }) {
 
   function middle(pixels) {
     const side = Math.sqrt(MOST_UNASKED) / scale, [width, height] = [pixels.width, pixels.height].map(size => Math.min(size, side));
-    const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d");
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     context.putImageData(pixels, Math.floor((width - pixels.width) / 2), Math.floor((height - pixels.height) / 2));
     return context.getImageData(0, 0, width, height);
   }
