@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from .gate import DynamicGate
-from .networks import Quantization, SuperResolutionNetwork
+from .networks import NETWORKS, Quantization, SuperResolutionNetwork
 from .networks.base import check_variant
 from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer, WeightQuantizer
 from .quantizers.packed import is_packed
@@ -21,21 +21,8 @@ SKIP_BITS = 8
 PHASES = ("new", "initialized", "warm-up", "live")
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """The paper's settings for one architecture (sections 3, 5 and 6)."""
-
-    gate_ratio: float
-    percentile: float
-    weight_percentile: float
-
-
-DEFAULTS = {
-    "edsr": Defaults(gate_ratio=0.3, percentile=99, weight_percentile=99),
-    "rdn": Defaults(gate_ratio=0.5, percentile=95, weight_percentile=100),
-    "srresnet": Defaults(gate_ratio=0.1, percentile=99, weight_percentile=99),
-    "srgan": Defaults(gate_ratio=0.1, percentile=99, weight_percentile=99),
-}
+# The paper's settings by architecture: gate_ratio, percentile and weight_percentile (sections 3, 5 and 6).
+DEFAULTS = NETWORKS
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -76,7 +63,7 @@ def quantize(
     method: str = "ddtb",
     bits: int = 2,
     *,
-    variant: str = "paper",
+    variant: str | None = None,
     gate_ratio: float | None = None,
     percentile: float | None = None,
     fully: bool = False,
@@ -84,7 +71,8 @@ def quantize(
     """A quantized copy of a full-precision network; the original stays as it is.
 
     `method` is a key of `quantizers.METHODS`, `bits` the width of weights and activations alike. `variant` chooses
-    the quantization points and, for DDTB, whether to behave like the paper or like the released code. `gate_ratio`
+    the quantization points and, for DDTB, whether to behave like the paper or like the released code; by default it is
+    the method's own, "paper" for all that the paper compares. `student.quantization` holds its name. `gate_ratio`
     (the fraction P of quantizers that get a gate) and `percentile` (M, of the initializer) default to the paper's for
     the architecture; methods without gates or percentiles ignore them. `fully` quantizes first, last and upsampling
     layers too, with the shortcuts of additions at 8 bits.
@@ -96,15 +84,16 @@ def quantize(
         raise ValueError(f"Unknown method {method!r}; the known ones are {', '.join(METHODS)}.")
     if network.quantization is not None:
         raise ValueError("This network is quantized already; quantize the full-precision network it came from.")
-    rule, defaults = METHODS[method], DEFAULTS[network.name]
+    rule = METHODS[method]
     check_bits(bits, rule.lowest_bits, rule.highest_bits)
+    variant = rule.default_variant if variant is None else variant
     check_variant(variant)
     if fully and not rule.quantizes_shortcuts:
         raise ValueError(f"{rule.title} does not quantize the shortcuts of additions; leave fully=False.")
-    gate_ratio = defaults.gate_ratio if gate_ratio is None else gate_ratio
+    gate_ratio = network.gate_ratio if gate_ratio is None else gate_ratio
     if not 0 <= gate_ratio <= 1:
         raise ValueError(f"gate_ratio is {gate_ratio!r}, expected 0 to 1.")
-    percentile = defaults.percentile if percentile is None else percentile
+    percentile = network.percentile if percentile is None else percentile
     if not 50 < percentile <= 100:
         raise ValueError(f"percentile is {percentile!r}, expected more than 50 and at most 100.")
 
@@ -116,7 +105,7 @@ def quantize(
     for path in points.weights:
         convolution = student.get_submodule(path)
         assert isinstance(convolution, nn.Conv2d)
-        weight_quantizer = rule.weight(bits, defaults.weight_percentile).to(student.device)
+        weight_quantizer = rule.weight(bits, network.weight_percentile).to(student.device)
         student.set_submodule(path, QuantizedConv2d.from_float(convolution, weight_quantizer))
     student.quantization = Quantization(method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully)
     student.phase = "new"
@@ -157,6 +146,8 @@ def attach_gates(student: SuperResolutionNetwork, paths: Iterable[str]) -> None:
     unknown = chosen - {point.path for point in student.points.activations}
     if unknown:
         raise ValueError(f"No quantizer at {', '.join(sorted(unknown))}.")
+    if chosen and not METHODS[quantization.method].gated:
+        raise ValueError(f"Method {quantization.method} has no gates, but {', '.join(sorted(chosen))} is to get one.")
     for point in student.points.activations:
         quantizer = _activation_quantizer(student, point.path)
         if isinstance(quantizer, DualBound):

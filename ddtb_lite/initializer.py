@@ -98,8 +98,7 @@ def dynamic_intensity(student: SuperResolutionNetwork, batches: Iterable[Tensor]
         highest[path].append(x.flatten(1).amax(1).double())
         lowest[path].append(x.flatten(1).amin(1).double())
 
-    # The released code leaves RDN's weights quantized here (section 12, item 5).
-    keeps_weights = quantization.variant == "official" and student.name == "rdn"
+    keeps_weights = quantization.variant == "official" and student.official_watches_quantized_weights
     with torch.no_grad(), full_precision(student, weights=not keeps_weights), inputs_watched(quantizers, record):
         for batch in batches:
             student(batch.to(student.device))

@@ -26,7 +26,8 @@ from ddtb_lite.conversion import (
 )
 from ddtb_lite.initializer import initialize
 from ddtb_lite.networks import NETWORKS, Quantization, SuperResolutionNetwork
-from ddtb_lite.quantizers import DualBound, PercentileWeight, Quantizer
+from ddtb_lite.networks.base import VARIANTS
+from ddtb_lite.quantizers import METHODS, DualBound, PercentileWeight, Quantizer
 
 
 def images(count: int = 3, size: int = 12) -> Tensor:
@@ -322,6 +323,32 @@ def test_wrong_bits(bits: object) -> None:
 def test_wrong_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quantize(small(), **arguments)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_knows_the_name_of_its_points(method: str) -> None:
+    own = METHODS[method].default_variant
+    assert own == ("convolutions" if method == "daq" else "paper")
+    bits = METHODS[method].lowest_bits
+    for asked, resolved in ((None, own), *((each, each) for each in VARIANTS)):
+        student = quantize(small(), method, bits, variant=asked)
+        assert student.quantization is not None and student.quantization.variant == resolved
+        assert list(activation_quantizers(student)) == [
+            point.path for point in small().quantization_points(resolved).activations
+        ]
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.quantizes_shortcuts])
+def test_methods_that_leave_shortcuts_alone_refuse_to_be_fully_quantized(method: str) -> None:
+    with pytest.raises(ValueError, match="shortcuts.*fully=False"):
+        quantize(small(), method, METHODS[method].lowest_bits, fully=True)
+
+
+def test_gates_belong_to_a_method() -> None:
+    student = quantize(small(), "pams")
+    attach_gates(student, [])
+    with pytest.raises(ValueError, match="pams has no gates, but body.0.hidden"):
+        attach_gates(student, ["body.0.hidden"])
 
 
 def test_nothing_is_quantized_twice() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..networks import SuperResolutionNetwork, build
+from ..networks import NETWORKS, SuperResolutionNetwork
 
 SUFFIXES = (".pt", ".pth")
 
 # Where training frameworks put the state dict; the averaged weights come first, because they score better.
 _NESTED = ("params_ema", "params", "state_dict", "model")
-# The first convolution of each network, and what its upsampler's parameters start with.
-_FIRST = {"edsr": "head.0.weight", "rdn": "SFENet1.weight", "srresnet": "conv_input.weight"}
-_UPSAMPLER = {"edsr": "tail.0.", "rdn": "UPNet.", "srresnet": "upscale."}
 
 
 def load_foreign(path: Path) -> SuperResolutionNetwork:
@@ -30,19 +26,14 @@ def load_foreign(path: Path) -> SuperResolutionNetwork:
     "params", "params_ema" or "model". Raises `ValueError` for anything else.
     """
     state = _state_dict(path)
-    name = next((name for name, first in _FIRST.items() if first in state), None)
-    if name is None:
-        raise ValueError(f"{path} has the parameter names of none of {', '.join(_FIRST)}.")
-    scale, architecture = _architecture(name, state)
-    if name == "edsr" and architecture == {"n_blocks": 32, "n_feats": 256}:
-        raise ValueError(
-            f"{path} holds the large EDSR, whose residuals are scaled by 0.1; only unscaled ones are known."
-        )
+    kind = next((each for each in NETWORKS.values() if each.first_weight in state), None)
+    if kind is None:
+        raise ValueError(f"{path} has the parameter names of none of {', '.join(NETWORKS)}.")
     try:
-        network = build(name, scale, **architecture)
+        network = kind(_scale(kind.upsampler_prefix, state), **kind.architecture_of(state))
         network.load_state_dict(state)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold an {name} as this package knows it: {one_line(error)}.") from error
+    except (ValueError, RuntimeError, TypeError) as error:  # a first weight of no dimensions has no length
+        raise ValueError(f"{path} does not hold an {kind.name} as this package knows it: {one_line(error)}.") from error
     return network
 
 
@@ -71,22 +62,10 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def _architecture(name: str, state: dict[str, Tensor]) -> tuple[int, dict[str, int]]:
-    features = len(state[_FIRST[name]])
+def _scale(upsampler_prefix: str, state: dict[str, Tensor]) -> int:
+    """The product of what the upsampler's convolutions make of their channels, for pixel shuffles."""
     scale = 1
-    for key, value in state.items():
-        if key.startswith(_UPSAMPLER[name]) and value.dim() == 4 and value.shape[0] > value.shape[1]:
+    for name, value in state.items():
+        if name.startswith(upsampler_prefix) and value.dim() == 4 and value.shape[0] > value.shape[1]:
             scale *= math.isqrt(value.shape[0] // value.shape[1])
-    if name == "rdn":
-        blocks = _count(r"RDBs\.\d+\.LFF\.weight", state)
-        return scale, {
-            "D": blocks,
-            "C": _count(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", state),
-            "G": features,
-        }
-    block = r"body\.\d+\.body\.0\.weight" if name == "edsr" else r"residual\.\d+\.conv1\.weight"
-    return scale, {"n_blocks": _count(block, state), "n_feats": features}
-
-
-def _count(pattern: str, state: dict[str, Tensor]) -> int:
-    return sum(re.fullmatch(pattern, key) is not None for key in state)
+    return scale

@@ -34,10 +34,10 @@ def build(name: str, scale: int, **architecture: int) -> SuperResolutionNetwork:
     """
     if name not in NETWORKS:
         raise ValueError(f"Unknown network {name!r}; the known ones are {', '.join(NETWORKS)}.")
-    allowed = {"D", "C", "G"} if name == "rdn" else {"n_blocks", "n_feats"}
+    allowed = NETWORKS[name].options()
     for key, value in architecture.items():
         if key not in allowed:
             raise ValueError(f"{name} has no option {key!r}; it takes {', '.join(sorted(allowed))}.")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key} is {value!r}, expected a positive whole number.")
-    return NETWORKS[name](scale, **architecture)  # type: ignore[call-arg]
+    return NETWORKS[name](scale, **architecture)

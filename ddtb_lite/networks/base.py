@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,15 +59,47 @@ class SuperResolutionNetwork(nn.Module):
     A subclass splits its forward pass at the tensor that enters the upsampler, because the structured
     knowledge transfer loss compares student and teacher there (section 8: "after the long skip").
     `quantization` is None in full precision, `phase` what a quantized network has been through.
+
+    A subclass also brings what the papers and the released code say of it: a new network is one file.
     """
 
-    name: str
+    name: ClassVar[str]
+    # Sections 3, 5 and 6: the fraction of quantizers with a gate, and where bounds of activations and weights start.
+    gate_ratio: ClassVar[float]
+    percentile: ClassVar[float]
+    weight_percentile: ClassVar[float] = 99
+    # Section 8: the side of the high-resolution patch by scale, and epochs of 1000 steps in full precision.
+    paper_patch_size: ClassVar[Mapping[int, int]] = {2: 96, 3: 144, 4: 192}
+    paper_epochs: ClassVar[int] = 300
+    # Whether features, and with them bounds, are as large as pixels of 0…255.
+    on_pixel_scale: ClassVar[bool] = True
+    # Whether the released code leaves weights quantized while it watches ranges (section 12, item 5).
+    official_watches_quantized_weights: ClassVar[bool] = False
+    # In a state dict: the first convolution's weight, and what the names of the upsampler's parameters start with.
+    first_weight: ClassVar[str]
+    upsampler_prefix: ClassVar[str]
+
     scale: int
     architecture: dict[str, int]
     quantization: Quantization | None = None
     phase: str = "new"
     dynamic_intensity: dict[str, float] | None = None
     metadata: dict[str, object] | None = None
+
+    def __init__(self, scale: int, **architecture: int) -> None:
+        super().__init__()
+        self.scale, self.architecture = scale, architecture
+
+    @classmethod
+    def options(cls) -> dict[str, int]:
+        """What `build` takes besides the scale, depth and width, with their defaults."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {each.name: each.default for each in parameters if each.name != "scale"}
+
+    @classmethod
+    def architecture_of(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        """Depth and width of the network that a state dict belongs to; `ValueError` for one that cannot be built."""
+        raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:
         """Image N×3×H×W to high-level features N×C×H×W, the long skip included."""
@@ -112,6 +147,11 @@ class SuperResolutionNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def count_names(pattern: str, state: Mapping[str, Tensor]) -> int:
+    """How many names of a state dict the regular expression matches as a whole."""
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
 
 
 def check_variant(variant: str) -> None:

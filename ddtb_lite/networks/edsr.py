@@ -6,12 +6,20 @@ parameter names of EDSR-PyTorch, so that published checkpoints load.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
+from .base import (
+    ActivationPoint,
+    QuantizationPoints,
+    SuperResolutionNetwork,
+    check_variant,
+    count_names,
+    upsampler_factors,
+)
 
 # Mean color of DIV2K's training images, subtracted before the first layer and added after the last.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -50,12 +58,12 @@ class EDSR(SuperResolutionNetwork):
     """EDSR-baseline for ×2, ×3 or ×4: 1,517,571 parameters at ×4 with the default depth and width."""
 
     name = "edsr"
+    gate_ratio, percentile = 0.3, 99
+    first_weight, upsampler_prefix = "head.0.weight", "tail.0."
 
     def __init__(self, scale: int, n_blocks: int = 16, n_feats: int = 64) -> None:
-        super().__init__()
+        super().__init__(scale, n_blocks=n_blocks, n_feats=n_feats)
         factors = upsampler_factors(scale)
-        self.scale = scale
-        self.architecture = {"n_blocks": n_blocks, "n_feats": n_feats}
         self.mean: Tensor
         self.register_buffer("mean", 255 * torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Sequential(conv3x3(3, n_feats))
@@ -69,6 +77,14 @@ class EDSR(SuperResolutionNetwork):
         self.body_output = nn.Identity()
         self.long_skip = nn.Identity()
         self.tail_inputs = nn.ModuleList(nn.Identity() for _ in range(len(factors) + 1))
+
+    @classmethod
+    def architecture_of(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        n_blocks = count_names(r"body\.\d+\.body\.0\.weight", state)
+        n_feats = len(state[cls.first_weight])
+        if (n_blocks, n_feats) == (32, 256):
+            raise ValueError("this is the large EDSR, whose residuals are scaled by 0.1; only unscaled ones are known")
+        return {"n_blocks": n_blocks, "n_feats": n_feats}
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self.head(x - self.mean)

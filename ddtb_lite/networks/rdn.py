@@ -5,12 +5,20 @@ https://arxiv.org/abs/1802.08797. Configuration B: D = 16 dense blocks of C = 8 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
+from .base import (
+    ActivationPoint,
+    QuantizationPoints,
+    SuperResolutionNetwork,
+    check_variant,
+    count_names,
+    upsampler_factors,
+)
 
 
 class Concatenation:
@@ -92,12 +100,14 @@ class RDN(SuperResolutionNetwork):
     """RDN for ×2, ×3 or ×4: 22,271,107 parameters at ×4 with the default D, C and G."""
 
     name = "rdn"
+    gate_ratio, percentile, weight_percentile = 0.5, 95, 100
+    paper_patch_size = {2: 64, 3: 96, 4: 96}
+    official_watches_quantized_weights = True
+    first_weight, upsampler_prefix = "SFENet1.weight", "UPNet."
 
     def __init__(self, scale: int, D: int = 16, C: int = 8, G: int = 64) -> None:
-        super().__init__()
+        super().__init__(scale, D=D, C=C, G=G)
         factors = upsampler_factors(scale)
-        self.scale = scale
-        self.architecture = {"D": D, "C": C, "G": G}
         self.SFENet1 = nn.Conv2d(3, G, 3, padding=1)
         self.SFENet2 = nn.Conv2d(G, G, 3, padding=1)
         self.RDBs = nn.ModuleList(ResidualDenseBlock(G, G, C) for _ in range(D))
@@ -112,6 +122,14 @@ class RDN(SuperResolutionNetwork):
         self.fusion_output = nn.Identity()
         self.long_skip = nn.Identity()
         self.tail_inputs = nn.ModuleList(nn.Identity() for _ in range(len(factors) + 1))
+
+    @classmethod
+    def architecture_of(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        return {
+            "D": count_names(r"RDBs\.\d+\.LFF\.weight", state),
+            "C": count_names(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", state),
+            "G": len(state[cls.first_weight]),
+        }
 
     def features(self, x: Tensor) -> Tensor:
         shallow = self.SFENet1(x)

@@ -5,13 +5,21 @@ https://arxiv.org/abs/1609.04802. With batch norm and PReLU, 9×9 first and last
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..support.distributed import BatchNorm2d
-from .base import ActivationPoint, QuantizationPoints, SuperResolutionNetwork, check_variant, upsampler_factors
+from .base import (
+    ActivationPoint,
+    QuantizationPoints,
+    SuperResolutionNetwork,
+    check_variant,
+    count_names,
+    upsampler_factors,
+)
 
 # What the network computes in, darkest and brightest. With batch norm after each convolution a block adds about 1 to
 # its input: audible beside pixels of −1…1, lost beside 0…255, which is what older networks were trained on.
@@ -51,12 +59,14 @@ class SRResNet(SuperResolutionNetwork):
     """
 
     name = "srresnet"
+    gate_ratio, percentile = 0.1, 99
+    paper_epochs = 500
+    on_pixel_scale = False
+    first_weight, upsampler_prefix = "conv_input.weight", "upscale."
 
     def __init__(self, scale: int, n_blocks: int = 16, n_feats: int = 64) -> None:
-        super().__init__()
+        super().__init__(scale, n_blocks=n_blocks, n_feats=n_feats)
         factors = upsampler_factors(scale)
-        self.scale = scale
-        self.architecture = {"n_blocks": n_blocks, "n_feats": n_feats}
         self.pixel_range: Tensor
         self.register_buffer("pixel_range", torch.tensor(PIXEL_RANGE))
         self.conv_input = conv(3, n_feats, 9)
@@ -73,6 +83,11 @@ class SRResNet(SuperResolutionNetwork):
         self.body_output = nn.Identity()
         self.long_skip = nn.Identity()
         self.tail_inputs = nn.ModuleList(nn.Identity() for _ in range(len(factors) + 1))
+
+    @classmethod
+    def architecture_of(cls, state: Mapping[str, Tensor]) -> dict[str, int]:
+        n_blocks = count_names(r"residual\.\d+\.conv1\.weight", state)
+        return {"n_blocks": n_blocks, "n_feats": len(state[cls.first_weight])}
 
     def features(self, x: Tensor) -> Tensor:
         darkest, brightest = self.pixel_range

@@ -141,7 +141,8 @@ class WeightQuantizer(Quantizer):
 class Method:
     """One published way to quantize: how it treats activations and weights, and what its paper trains with.
 
-    `activation` and `weight` are the classes of its quantizers. `learning_rate` and
+    `activation` and `weight` are the classes of its quantizers, `default_variant` says at which points of a network
+    they sit unless told otherwise. `learning_rate` and
     `bound_learning_rate` are the paper's own, `None` where it uses DDTB's (rates for classification are not carried
     over). With `cuts_tails` bounds start at a percentile of the activations. With `calibrates_in_full_precision`
     bounds start from what the network computes before anything is quantized, otherwise from what the layers before,
@@ -153,6 +154,7 @@ class Method:
     title: str
     activation: type[ActivationQuantizer]
     weight: type[WeightQuantizer]
+    default_variant: str = "paper"
     gated: bool = False
     cuts_tails: bool = False
     learning_rate: float | None = None

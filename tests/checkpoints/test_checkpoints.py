@@ -594,6 +594,7 @@ def test_foreign_files_that_are_refused(tmp_path: Path) -> None:
         ({"head.0.weight": torch.zeros(8, 3, 3, 3)}, "does not hold an edsr"),
         (state | unit_range, "sub_mean is not DIV2K's mean color in 0…255"),
         (state | scaled, "add_mean is not DIV2K"),
+        (state | {"head.0.weight": torch.tensor(1.0)}, "does not hold an edsr"),
         ([1, 2], "no state dict"),
         ({"epoch": 3}, "no state dict"),
         ({"model": Path("x")}, "Python objects besides tensors"),

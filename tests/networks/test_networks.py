@@ -72,6 +72,30 @@ def test_quantized_weights(name: str, count: int) -> None:
         assert sum(convolutions(network)[path].weight.numel() for path in weights) == count
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_depth_and_width_are_read_off_a_state_dict(name: str) -> None:
+    assert NETWORKS[name].architecture_of(small(name, 2).state_dict()) == SMALL[name] == small(name, 2).architecture
+    assert NETWORKS[name].options() == full_size(name, 2).architecture
+
+
+def test_a_new_network_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(NETWORKS["edsr"]):
+        name = "wide"
+        gate_ratio, percentile = 0.5, 98
+
+        def __init__(self, scale: int, n_blocks: int = 2, n_feats: int = 12, n_more: int = 1) -> None:
+            super().__init__(scale, n_blocks, n_feats + n_more)
+            self.architecture = {"n_blocks": n_blocks, "n_feats": n_feats, "n_more": n_more}
+
+    monkeypatch.setitem(NETWORKS, "wide", Wide)
+    network = build("wide", 2, n_more=4)
+    assert network(torch.zeros(1, 3, 5, 5)).shape == (1, 3, 10, 10)
+    with pytest.raises(ValueError, match="wide has no option 'D'; it takes n_blocks, n_feats, n_more"):
+        build("wide", 2, D=4)
+    how = quantize(network, "ddtb", 2).quantization
+    assert how is not None and (how.gate_ratio, how.percentile) == (0.5, 98)
+
+
 # ------------------------------------------------------------------------------------------------ names
 
 
