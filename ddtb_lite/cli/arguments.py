@@ -18,6 +18,8 @@ from ..training.recipe import PRESETS
 Command = Callable[[argparse.Namespace], None]
 Choices = argparse._SubParsersAction  # what each command adds itself to
 
+# What every command takes for a network.
+CHECKPOINT = 'a checkpoint file, or the name of a network that comes with the package, such as "edsr_x4_ddtb_2bit"'
 # Arguments of `quantize` and of `build` that options carry only if they were given.
 QUANTIZATION = ("method", "variant", "gate_ratio", "percentile", "fully")
 NETWORK = ("model", "scale")

@@ -25,7 +25,7 @@ def add(choices: arguments.Choices) -> None:
         metavar="METHOD",
         help=f"all (the default), or some of {', '.join(METHODS)}",
     )
-    each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint; by default the shipped one")
+    each.add_argument("--teacher", metavar="NETWORK", help="in full precision; by default the shipped one")
     arguments.training_options(each)
     each.add_argument(
         "--test",
@@ -41,7 +41,7 @@ def add(choices: arguments.Choices) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, score and print."""
     model, scale = getattr(options, "model", "edsr"), getattr(options, "scale", 4)
-    file = options.teacher or checkpoints.shipped(f"{model}_x{scale}")
+    file = checkpoints.find(options.teacher or f"{model}_x{scale}")
     teacher = checkpoints.load(file)
     arguments.check_kind(file, teacher, options)
     rows = comparison.compare(

@@ -13,7 +13,9 @@ from . import arguments
 def add(choices: arguments.Choices) -> None:
     """Its options."""
     each = arguments.command(choices, "complexity", "Parameters and bit operations, as Table S1 counts them.", run)
-    each.add_argument("network", nargs="?", metavar="FILE", help="a checkpoint, instead of the options below")
+    each.add_argument(
+        "network", nargs="?", metavar="NETWORK", help=f"{arguments.CHECKPOINT}; instead of the options below"
+    )
     arguments.network_options(each)
     each.add_argument(
         "--output-size",
@@ -32,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         others += [name for name in ("architecture", "bits") if getattr(options, name)]
         if others:
             raise ValueError(f"{options.network} says what it holds: leave out {arguments.written(others)}.")
-        network = checkpoints.load(options.network)
+        network = checkpoints.load(checkpoints.find(options.network))
     else:
         network = arguments.built(options)
         if options.bits is not None:

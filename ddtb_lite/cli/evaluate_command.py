@@ -20,7 +20,7 @@ def add(choices: arguments.Choices) -> None:
     """Its options."""
     about = "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets."
     each = arguments.command(choices, "evaluate", about, run)
-    each.add_argument("network", metavar="FILE", help='a checkpoint, or "bicubic"')
+    each.add_argument("network", metavar="NETWORK", help=f'{arguments.CHECKPOINT}; or "bicubic"')
     each.add_argument(
         "--data",
         nargs="+",
@@ -42,8 +42,9 @@ def run(options: argparse.Namespace) -> None:
     bicubic = options.network == "bicubic"
     if options.out:
         check_folder(options.out)
-    network = "bicubic" if bicubic else checkpoints.load(options.network)
-    carried = not bicubic and Path(options.network).resolve().parent == resources.data("checkpoints").resolve()
+    file = None if bicubic else checkpoints.find(options.network)
+    network = checkpoints.load(file) if file else "bicubic"
+    carried = file is not None and file.resolve().parent == resources.data("checkpoints").resolve()
     started = time.perf_counter()
     scores = {
         name: evaluation.evaluate(
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
             data={name: datasets.fingerprint(name) for name in options.data},
             curve=[],
             seconds=time.perf_counter() - started,
-            checkpoint=f"data/checkpoints/{Path(options.network).name}" if carried else None,
+            checkpoint=f"data/checkpoints/{file.name}" if file and carried else None,
             scores=scores,
             command=arguments.command_line(options),
             precision="fp32",

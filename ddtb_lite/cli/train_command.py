@@ -19,8 +19,10 @@ def add(choices: arguments.Choices) -> None:
     about = "Train a full-precision network, or with --bits a quantized student."
     each = arguments.command(choices, "train", about, run)
     arguments.network_options(each)
-    each.add_argument("--teacher", metavar="FILE", help="the full-precision checkpoint that a student starts from")
-    each.add_argument("--start-from", metavar="FILE", help="full-precision weights to start from, where shapes fit")
+    each.add_argument(
+        "--teacher", metavar="NETWORK", help="what a student starts from, in full precision: a file or a shipped name"
+    )
+    each.add_argument("--start-from", metavar="NETWORK", help="full-precision weights to start from, where shapes fit")
     arguments.training_options(each)
     tests = "score on these; by default all benchmarks there are"
     each.add_argument("--test", nargs="*", action=arguments.Collect, metavar="SET", help=tests)
@@ -44,14 +46,14 @@ def run(options: argparse.Namespace) -> None:
     teacher = None
     if options.bits is not None:
         if options.teacher is None:
-            raise ValueError("A student starts from a full-precision network: give its checkpoint as --teacher FILE.")
-        teacher = checkpoints.load(options.teacher)
+            raise ValueError("A student starts from a full-precision network: give it as --teacher NETWORK.")
+        teacher = checkpoints.load(checkpoints.find(options.teacher))
         arguments.check_kind(options.teacher, teacher, options)
         network = arguments.quantized(teacher, options)
     else:
         network = arguments.built(options)
         if options.start_from:
-            runner.copy_matching(checkpoints.load(options.start_from), network)
+            runner.copy_matching(checkpoints.load(checkpoints.find(options.start_from)), network)
     recipe = Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     out = Path(options.out).resolve()
     try:

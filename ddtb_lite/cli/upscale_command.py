@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from .. import checkpoints, datasets, images
-from ..inference import upscale
+from ..inference import prepared, upscale
 from . import arguments
 
 
 def add(choices: arguments.Choices) -> None:
     """Its options."""
     each = arguments.command(choices, "upscale", "Super-resolve an image or all images of a folder.", run)
-    each.add_argument("network", metavar="FILE", help="a checkpoint")
+    each.add_argument("network", metavar="NETWORK", help=arguments.CHECKPOINT)
     each.add_argument("input", type=Path, help="an image or a folder")
     each.add_argument("--out", type=Path, required=True, help="the new image, or a folder for a folder")
     each.add_argument("--tile", type=int, help="side of a tile in low-resolution pixels; chosen by itself")
@@ -21,8 +23,11 @@ def add(choices: arguments.Choices) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Enlarge the image, or every image of the folder."""
-    network = checkpoints.load(options.network)
+    """Enlarge the image, or every image of the folder.
+
+    Raises `ValueError` for images that cannot be read; the others of the folder are enlarged before that.
+    """
+    network = checkpoints.load(checkpoints.find(options.network))
     if options.input.is_dir():
         if options.out.exists() and not options.out.is_dir():
             raise ValueError(f"{options.input} is a folder, but {options.out} is a file; give a folder as --out.")
@@ -35,6 +40,16 @@ def run(options: argparse.Namespace) -> None:
         jobs = [(options.input, options.out)]
     if taken := [str(target) for source, target in jobs if target.resolve() == source.resolve()]:
         raise ValueError(f"{taken[0]} would be overwritten by its enlargement: give another place as --out.")
-    for source, target in jobs:
-        images.write(target, upscale(network, images.read(source), tile=options.tile, device=options.device))
-        print(target)
+    unreadable = []
+    with prepared(network, options.device, torch.float32) as ready:
+        for source, target in jobs:
+            try:
+                image = images.read(source)
+            except ValueError as error:
+                unreadable.append(str(error))
+                continue
+            images.write(target, upscale(ready, image, tile=options.tile, device=ready.device))
+            print(target)
+    if unreadable:
+        others = f"{len(unreadable)} of {len(jobs)} images are left out: " if len(jobs) > 1 else ""
+        raise ValueError(others + " ".join(unreadable))

@@ -44,9 +44,10 @@ def run(
     """Train a network, score it on `tests`, and return the content of the result file that is written.
 
     The folder `out` gives the run its name. `data` and `tests` are names of data sets or folders, the latter by
-    default all benchmarks at hand; `teacher` was read from `teacher_file`, first weights from `start_file`; `command`
-    is how to repeat it all. What is scored is the checkpoint: full-precision layers at 16 bits, quantized weights
-    packed. With `publish`, result and, for seed 0, checkpoint are copied into the repository's data.
+    default all benchmarks at hand. `teacher` was read from `teacher_file`, first weights from `start_file`, each a
+    file or a shipped network's name; `command` is how to repeat it all. What is scored is the checkpoint:
+    full-precision layers at 16 bits, quantized weights packed. With `publish`, result and, for seed 0, checkpoint are
+    copied into the repository's data.
 
     Of several processes that train together the first alone scores and writes; the others return None. Raises as
     `train`, for `Diverged` once the result file is written, which then has no scores; `ValueError` or
@@ -58,7 +59,7 @@ def run(
     for name in tests:
         datasets.paths(name)  # a test set that is missing is better noticed now than after hours
     source = teacher_file or start_file
-    source_sha256 = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
+    source_sha256 = hashlib.sha256(checkpoints.find(source).read_bytes()).hexdigest() if source else None
     if publish:
         check_folder(resources.published("results") / out.name)
         _refuse_to_replace_longer(out.name, recipe.steps)

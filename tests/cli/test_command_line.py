@@ -9,8 +9,10 @@ import math
 import os
 import re
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ddtb_lite import build, complexity, evaluate, images, initialize, load, quantize, save, upscale
+from ddtb_lite import (
+    build,
+    checkpoints,
+    complexity,
+    evaluate,
+    images,
+    inference,
+    initialize,
+    load,
+    quantize,
+    save,
+    upscale,
+)
 from ddtb_lite.cli import benchmark_command, evaluate_command, main, parser
 from ddtb_lite.cli.arguments import pairs
 from ddtb_lite.networks import SuperResolutionNetwork
@@ -430,7 +444,7 @@ def test_checkpoints_of_other_networks(place: Place, tmp_path: Path, capsys: pyt
     message = failed(["train", "--bits", "2", "--teacher", place.student, *rest], capsys)
     assert "quantized already" in message
     message = failed(["train", "--bits", "2", *rest], capsys)
-    assert "--teacher FILE" in message
+    assert "--teacher NETWORK" in message
     message = failed(["evaluate", place.network, "--scale", "2", "--data", place.images], capsys)
     assert "scale is 2, but this network's is 4" in message
     assert not out.exists()
@@ -535,6 +549,57 @@ def test_files_that_are_no_images(kind: str, place: Place, tmp_path: Path, capsy
     if kind != "missing":
         assert "b.png" in failed(["evaluate", place.network, "--data", folder], capsys)
         assert "b.png" in failed(["train", *TINY, *STEPS, "--data", folder, "--out", tmp_path / "run"], capsys)
+
+
+def test_a_folder_is_enlarged_but_for_what_is_no_image(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of_pictures(tmp_path / "images")
+    (folder / "picture_1.png").write_bytes(b"not an image")
+    message = failed(["upscale", place.network, folder, "--out", tmp_path / "large"], capsys)
+    assert "1 of 3 images" in message and "picture_1.png" in message
+    assert sorted(path.name for path in (tmp_path / "large").iterdir()) == ["picture_0.png", "picture_2.png"]
+
+
+def test_a_folder_takes_the_network_to_its_device_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = []
+
+    def counted(network: SuperResolutionNetwork) -> SuperResolutionNetwork:
+        copies.append(network)
+        return deepcopy(network)
+
+    # In place of a GPU the CPU under its other name: another device, as long as nothing has been moved there.
+    monkeypatch.setattr(inference, "_target", lambda _, device: torch.device("cpu:0" if device is None else device))
+    monkeypatch.setattr(inference, "copy", SimpleNamespace(deepcopy=counted))
+    assert main(["upscale", str(place.network), str(place.images), "--out", str(tmp_path / "large")]) == 0
+    assert len(list((tmp_path / "large").iterdir())) == 3 and len(copies) == 1
+
+
+def test_a_shipped_name_stands_for_its_checkpoint(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, file = "edsr_x4_ddtb_2bit", checkpoints.shipped("edsr_x4_ddtb_2bit")
+    shown = {}
+    for network in (name, str(file)):
+        assert main(["complexity", network]) == 0
+        shown[network, "complexity"] = capsys.readouterr().out
+        assert main(["evaluate", network, "--data", str(place.images), "--json"]) == 0
+        shown[network, "evaluate"] = capsys.readouterr().out
+    for command in ("complexity", "evaluate"):
+        assert shown[name, command] == shown[str(file), command] != ""
+    small, large = tmp_path / "photo.png", tmp_path / "large.png"
+    images.write(small, picture(height=8, width=9))
+    assert main(["upscale", name, str(small), "--out", str(large)]) == 0
+    assert images.read(large).shape == (32, 36, 3)
+    student = ["train", "--bits", "2", *STUDENT_STEPS, "--teacher", "edsr_x4", "--data", str(place.images), "--test"]
+    assert main([*student, "--out", str(tmp_path / "run")]) == 0
+    config = results.read(tmp_path / "run" / "run.json")["config"]
+    assert config["teacher"] == "edsr_x4"
+    assert config["source_sha256"] == hashlib.sha256(checkpoints.shipped("edsr_x4").read_bytes()).hexdigest()
+    capsys.readouterr()
+    assert "edsr_x4_ddtb_2bit" in failed(["complexity", "edsr_x5"], capsys), "the names there are"
 
 
 def test_folders_without_images(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
