@@ -182,8 +182,9 @@ def to_integer(student: SuperResolutionNetwork) -> SuperResolutionNetwork:
 
 
 def integer_convolutions(network: SuperResolutionNetwork) -> dict[str, IntegerConv2d]:
-    """The convolutions of integers by path; `ValueError` if there are none."""
-    found = {path: module for path, module in network.named_modules() if isinstance(module, IntegerConv2d)}
+    """The convolutions of integers by path, in the order of the quantization points; `ValueError` if there are none."""
+    modules = {path: network.get_submodule(path) for path in network.points.weights}
+    found = {path: module for path, module in modules.items() if isinstance(module, IntegerConv2d)}
     if not found:
         raise ValueError("This network does not run on integers: call ddtb_lite.to_integer(student) first.")
     return found
