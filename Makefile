@@ -15,13 +15,14 @@ QUIET     := TQDM_DISABLE=1
 # Notebooks that run side by side would fight for cores.
 ONE_CORE  := OMP_NUM_THREADS=1
 
-.PHONY: book test results notebooks address clean help
+.PHONY: book test results notebooks engine address clean help
 
 help:
 	@echo "make book       build the book, print where it is"
 	@echo "make test       ruff, mypy, pytest, nbval over every notebook"
 	@echo "make results    list every run of the reproduction: done, running, missing, and its cost"
 	@echo "make notebooks  execute every notebook in place"
+	@echo "make engine     compile the kernels of the engine in the page, for who changes them"
 	@echo "make address    move all links to another repository: make address REPO=owner/name"
 	@echo "make clean      delete what was built"
 
@@ -54,6 +55,11 @@ results: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(QUIET) $(ONE_CORE) $(BIN)/python book/execute.py $(NOTEBOOKS)
+
+# The compiler is a wheel of 80 MB, which nobody else needs.
+engine: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[engine]"
+	$(BIN)/python book/engine/build.py
 
 # _config.yml holds the address; everything that repeats it is rewritten.
 address:

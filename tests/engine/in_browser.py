@@ -93,4 +93,5 @@ class Tab:
 
     def error(self, function: str, *arguments: Any) -> str:
         """Name and message of what a function rejected with."""
-        return str(self.run(f"(...all) => ({function})(...all).then(() => 'nothing', e => e.name + ': ' + e.message)", *arguments))
+        settled = "then(() => 'nothing', error => error.name + ': ' + error.message)"
+        return str(self.run(f"(...all) => ({function})(...all).{settled}", *arguments))
