@@ -29,12 +29,18 @@ globalThis.components = {
   quantized([rows, steps]) {
     const all = new Float32Array(Uint8Array.from(atob(rows), letter => letter.charCodeAt(0)).buffer), out = [];
     for (let i = 0; i < all.length; i += 10) out.push(...fakeQuantize(all.slice(i + 2, i + 10), all[i], all[i + 1], steps));
-    return btoa(Array.from(new Uint8Array(Float32Array.from(out).buffer), byte => String.fromCharCode(byte)).join(""));
+    return base64(new Uint8Array(Float32Array.from(out).buffer));
   },
 
   // Width, height and RGBA of a canvas.
   pixels(selector) {
     const canvas = document.querySelector(selector), { width, height } = canvas;
-    return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
+    return [width, height, base64(canvas.getContext("2d").getImageData(0, 0, width, height).data)];
   },
 };
+
+function base64(bytes) {
+  let text = "";
+  for (const byte of bytes) text += String.fromCharCode(byte);
+  return btoa(text);
+}

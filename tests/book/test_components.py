@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ HEAD = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="widt
 SIZES = {"desk": {"viewport": {"width": 1280, "height": 900}}, "phone": {"viewport": {"width": 390, "height": 844}}}
 
 
-@pytest.fixture(params=SIZES)
-def show(request: Any, browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """A function that opens HTML in a tab and returns its page; whatever goes wrong there fails the test."""
+@contextmanager
+def tab(browser: Any, file: Path, size: str) -> Iterator[Any]:
+    """A function that opens HTML in a tab, from `file`, and returns its page; what goes wrong there is an error."""
     problems: list[str] = []
-    context = browser.new_context(**SIZES[request.param], has_touch=request.param == "phone", reduced_motion="reduce")
+    context = browser.new_context(**SIZES[size], has_touch=size == "phone", reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(path=CHECKS)
     page = context.new_page()
@@ -31,13 +32,27 @@ def show(request: Any, browser: Any, tmp_path: Path) -> Iterator[Any]:
     page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or problems.append(r.url))
 
     def show(html: str) -> Any:
-        (tmp_path / "page.html").write_text(f'{HEAD}{html}<p id="end">.</p>', encoding="utf-8")
-        page.goto((tmp_path / "page.html").as_uri())
+        file.write_text(f'{HEAD}{html}<p id="end">.</p>', encoding="utf-8")
+        page.goto(file.as_uri())
         return page
 
     yield show
     context.close()
     assert not problems
+
+
+@pytest.fixture(params=SIZES)
+def show(request: Any, browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Shows HTML on a desk and on a phone, for what depends on room and finger."""
+    with tab(browser, tmp_path / "page.html", request.param) as show:
+        yield show
+
+
+@pytest.fixture
+def desk(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Shows HTML on a desk."""
+    with tab(browser, tmp_path / "page.html", "desk") as show:
+        yield show
 
 
 def noise(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
@@ -91,8 +106,8 @@ def test_a_curtain_is_dragged_on_the_picture(show: Any) -> None:
     assert layout(page) == before
 
 
-def test_a_curtain_is_moved_by_keys(show: Any) -> None:
-    page = show(swipe("curtain", versions(2), "Two.").data)
+def test_a_curtain_is_moved_by_keys(desk: Any) -> None:
+    page = desk(swipe("curtain", versions(2), "Two.").data)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.matches('.stage input[type=range]')")
     for _ in range(5):
@@ -103,8 +118,8 @@ def test_a_curtain_is_moved_by_keys(show: Any) -> None:
     assert page.get_attribute(".stage input", "aria-valuetext") == "0 %, left of it version 0, right of it version 1"
 
 
-def test_the_curtains_menus_choose_any_two(show: Any) -> None:
-    page = show(swipe("curtain", versions(3), "Three.").data)
+def test_the_curtains_menus_choose_any_two(desk: Any) -> None:
+    page = desk(swipe("curtain", versions(3), "Three.").data)
     before = layout(page)
     source = page.get_attribute("img.after", "src")
     page.select_option("select.after", label="version 1")

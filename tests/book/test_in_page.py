@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_components import CHECKS, drag, layout, show  # noqa: F401
+from test_components import CHECKS, desk, drag, layout, show  # noqa: F401
 
 import ddtb_lite as ddtb
 from ddtb_lite import diagnostics, images
@@ -43,7 +44,7 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 def pixels(page: Any, canvas: str) -> np.ndarray:
     """The pixels of a canvas, which must be opaque."""
     width, height, data = page.evaluate("components.pixels", canvas)
-    found = np.array(data, np.uint8).reshape(height, width, 4)
+    found = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
     assert (found[..., 3] == 255).all()
     return found[..., :3]
 
@@ -174,8 +175,8 @@ def test_the_hero_shows_what_one_bound_wastes(show: Any, hero_figure: str) -> No
     assert layout(page) == before
 
 
-def test_moves_do_not_queue_up(show: Any, hero_figure: str) -> None:  # noqa: F811
-    page = show(hero_figure)
+def test_moves_do_not_queue_up(desk: Any, hero_figure: str) -> None:  # noqa: F811
+    page = desk(hero_figure)
     asked(page)
     page.evaluate("stub.delay = 400; stub.asked.length = 0")
     page.focus(".bound.upper")
@@ -187,8 +188,8 @@ def test_moves_do_not_queue_up(show: Any, hero_figure: str) -> None:  # noqa: F8
     assert 2 <= len(requests) < 12 and requests == sorted(requests, reverse=True)
 
 
-def test_without_the_engine_the_stored_picture_stays(show: Any, hero_figure: str) -> None:  # noqa: F811
-    page = show(hero_figure.removeprefix(STUB))
+def test_without_the_engine_the_stored_picture_stays(desk: Any, hero_figure: str) -> None:  # noqa: F811
+    page = desk(hero_figure.removeprefix(STUB))
     page.wait_for_function("document.querySelector('[data-part=status]').textContent.includes('stored')")
     assert page.is_visible(".stage img.after") and page.inner_text("[data-part=quality]").endswith("dB")
 
@@ -239,8 +240,8 @@ def test_a_chosen_picture_is_enlarged(show: Any, upscaler_figure: str) -> None: 
     assert layout(page)[0] == before[0]  # the page has kept its height
 
 
-def test_pictures_are_dropped_pasted_and_ours(show: Any, upscaler_figure: str) -> None:  # noqa: F811
-    page = show(upscaler_figure)
+def test_pictures_are_dropped_pasted_and_ours(desk: Any, upscaler_figure: str) -> None:  # noqa: F811
+    page = desk(upscaler_figure)
     give = """([kind, bytes]) => {
       const data = new DataTransfer(), target = kind === "paste" ? document : document.querySelector(".upscaler");
       data.items.add(new File([Uint8Array.from(bytes)], "given.png", { type: "image/png" }));
@@ -257,9 +258,9 @@ def test_pictures_are_dropped_pasted_and_ours(show: Any, upscaler_figure: str) -
     assert np.array_equal(result(page), enlarged(noise(16, 16, 1)))
 
 
-def test_odd_pictures(show: Any, upscaler_figure: str, tmp_path: Path) -> None:  # noqa: F811
+def test_odd_pictures(desk: Any, upscaler_figure: str, tmp_path: Path) -> None:  # noqa: F811
     """Each is what Python reads, where Python reads it, and says what was done to it."""
-    page = show(upscaler_figure)
+    page = desk(upscaler_figure)
     photo = noise(6, 9)
     alpha = np.tile(np.linspace(0, 255, 9).astype(np.uint8), (6, 1))
     turned = Image.Exif()
@@ -286,8 +287,8 @@ def test_odd_pictures(show: Any, upscaler_figure: str, tmp_path: Path) -> None: 
             assert np.abs(result(page) - read).max() <= (1 if note else 0), name
 
 
-def test_what_is_no_picture_is_said_and_the_page_goes_on(show: Any, upscaler_figure: str) -> None:  # noqa: F811
-    page = show(upscaler_figure)
+def test_what_is_no_picture_is_said_and_the_page_goes_on(desk: Any, upscaler_figure: str) -> None:  # noqa: F811
+    page = desk(upscaler_figure)
     huge = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     nothing = (b"hello", b"", png(noise(9, 9))[:40])
     for data, words in ((huge, "20000×20000"), *((each, "not a picture") for each in nothing)):
@@ -302,8 +303,8 @@ def test_what_is_no_picture_is_said_and_the_page_goes_on(show: Any, upscaler_fig
     assert np.array_equal(result(page), enlarged(noise(5, 5)))
 
 
-def test_large_ones_ask_and_a_run_is_cancelled(show: Any, upscaler_figure: str) -> None:  # noqa: F811
-    page = show(upscaler_figure)
+def test_large_ones_ask_and_a_run_is_cancelled(desk: Any, upscaler_figure: str) -> None:  # noqa: F811
+    page = desk(upscaler_figure)
     large = noise(140, 150)
     choose(page, png(large))
     page.wait_for_selector("[data-part=middle]")
@@ -321,8 +322,8 @@ def test_large_ones_ask_and_a_run_is_cancelled(show: Any, upscaler_figure: str) 
     assert "7×7" in finished(page)
 
 
-def test_the_lens_follows_pointer_and_keys(show: Any, upscaler_figure: str) -> None:  # noqa: F811
-    page = show(upscaler_figure)
+def test_the_lens_follows_pointer_and_keys(desk: Any, upscaler_figure: str) -> None:  # noqa: F811
+    page = desk(upscaler_figure)
     choose(page, png(noise(20, 30)))
     page.wait_for_function("document.querySelector('[data-live=result]').width === 120")
     box = page.query_selector(".stage").bounding_box()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_components import CHECKS, HEAD, drag, layout, show  # noqa: F401
+from test_components import CHECKS, HEAD, desk, drag, layout, show  # noqa: F401
 from torch import Tensor
 
 from ddtb_lite import uniform
@@ -122,9 +122,9 @@ def expected(values: np.ndarray, lower: float, upper: float, steps: int) -> dict
     }
 
 
-def test_every_method_button_tells_what_python_computes(show: Any) -> None:  # noqa: F811
+def test_every_method_button_tells_what_python_computes(desk: Any) -> None:  # noqa: F811
     samples = two_samples()
-    page = show(quantizer_lab("lab", samples, "Two samples.").data)
+    page = desk(quantizer_lab("lab", samples, "Two samples.").data)
     assert page.is_hidden("figure > img") and page.is_visible(".controls")
     before = layout(page)
     for index, each in enumerate(samples):
@@ -157,8 +157,8 @@ def test_both_bounds_are_dragged(show: Any) -> None:  # noqa: F811
     assert layout(page) == before
 
 
-def test_bounds_move_by_keys_and_never_cross(show: Any) -> None:  # noqa: F811
-    page = show(quantizer_lab("lab", two_samples()[:1], "One sample.").data)
+def test_bounds_move_by_keys_and_never_cross(desk: Any) -> None:  # noqa: F811
+    page = desk(quantizer_lab("lab", two_samples()[:1], "One sample.").data)
     for name, key, way in (("lower", "ArrowRight", 1), ("upper", "PageDown", -1), ("upper", "ArrowUp", 1)):
         page.focus(f".bound.{name}")
         old = float(told(page)[name])
@@ -170,9 +170,9 @@ def test_bounds_move_by_keys_and_never_cross(show: Any) -> None:  # noqa: F811
     assert float(numbers["lower"]) < float(numbers["upper"])
 
 
-def test_training_is_replayed(show: Any) -> None:  # noqa: F811
+def test_training_is_replayed(desk: Any) -> None:  # noqa: F811
     (first, *_) = two_samples()
-    page = show(quantizer_lab("lab", [first], "One sample.").data)
+    page = desk(quantizer_lab("lab", [first], "One sample.").data)
     path = first.paths[2]
     page.focus("[data-part=walk]")
     page.keyboard.press("ArrowRight")
