@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -147,7 +148,9 @@ class Method:
     over). With `cuts_tails` bounds start at a percentile of the activations. With `calibrates_in_full_precision`
     bounds start from what the network computes before anything is quantized, otherwise from what the layers before,
     already quantized, produce. Training adds `quantization_loss_weight` times the sum of all values of
-    `quantization_error` to its loss. Without `quantizes_shortcuts` there are no fully quantized networks.
+    `quantization_error` to its loss. With `mismatch_weight`, a function of the network's name, it adds the
+    gradient of that sum instead, times this weight and as far as it agrees with the loss's. Without
+    `quantizes_shortcuts` there are no fully quantized networks.
     """
 
     name: str
@@ -162,6 +165,7 @@ class Method:
     calibrates_in_full_precision: bool = False
     quantization_loss_weight: float = 0.0
     quantizes_shortcuts: bool = True
+    mismatch_weight: Callable[[str], float] | None = None
 
     @property
     def lowest_bits(self) -> int:

@@ -58,6 +58,18 @@ def feature_error(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     return torch.stack([relative_error(s, t) for s, t in zip(student, teacher, strict=True)]).mean()
 
 
+def quantization_error(network: SuperResolutionNetwork) -> Tensor:
+    """The sum of what quantizers say of their last forward pass in training, a 0-d tensor."""
+    errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
+    return torch.stack([error for error in errors if error is not None]).sum()
+
+
+def agreeing(gradient: Tensor, other: Tensor) -> Tensor:
+    """`other` times ½(1 + cos) of its angle to `gradient`: all where they agree, half across, nothing against (ODM)."""
+    cosine = F.cosine_similarity(gradient.flatten(), other.flatten(), dim=0)
+    return (1 + cosine) / 2 * other
+
+
 @contextmanager
 def block_outputs(network: SuperResolutionNetwork, wanted: bool = True) -> Iterator[list[Tensor]]:
     """Inside this context the list fills with the blocks' outputs, in order, at each forward pass.
@@ -75,7 +87,8 @@ class Objective(nn.Module):
 
     A full-precision network minimizes L1. A student with a `teacher` adds structured knowledge transfer and, if
     the recipe asks for it, the blocks' relative errors; gates in warm-up add their regularization, some methods a
-    quantization loss, and an `adversary` what its discriminator says. `sr` keeps the last output for it.
+    quantization loss, and an `adversary` what its discriminator says. `sr` keeps the last output for it. A method with
+    a `mismatch_weight` has a part "mismatch" that is not in the sum: a step adds its gradient.
     """
 
     def __init__(
@@ -91,6 +104,8 @@ class Objective(nn.Module):
         self.dtype = DTYPES[precision]
         method = None if network.quantization is None else METHODS[network.quantization.method]
         self.quantization_loss_weight = 0.0 if method is None else method.quantization_loss_weight
+        weigh = None if method is None else method.mismatch_weight
+        self.mismatch_weight = 0.0 if weigh is None else weigh(network.name)
 
     def forward(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Patches N×3×h×w and N×3×H×W to the weighted sum "loss" and its parts unweighted, in float32."""
@@ -117,9 +132,10 @@ class Objective(nn.Module):
             losses["gates"] = gate_regularization(network)
             loss = loss + losses["gates"]
         if self.quantization_loss_weight:
-            errors = [each.quantization_error for each in network.modules() if isinstance(each, Quantizer)]
-            losses["quantization"] = torch.stack([error for error in errors if error is not None]).sum()
+            losses["quantization"] = quantization_error(network)
             loss = loss + self.quantization_loss_weight * losses["quantization"]
+        if self.mismatch_weight:
+            losses["mismatch"] = quantization_error(network)
         if self.adversary is not None:
             self.sr = sr.detach()
             losses["adversarial"] = self.adversary.generator_loss(sr)

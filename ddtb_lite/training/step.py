@@ -11,7 +11,7 @@ from ..quantizers import ActivationQuantizer
 from ..support import distributed
 from .adversarial import Adversary
 from .cuda_graph import StepGraph, recorder_for
-from .losses import Objective
+from .losses import Objective, agreeing
 from .optimizer import LossScale, moments, restore_moments
 from .patches import PatchSampler
 
@@ -76,7 +76,7 @@ class TrainingStep:
         assert self.batch is not None
         losses = self.parallel_objective(*self.batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self._backward(losses["loss"])
+        self._backward(losses)
         values = distributed.mean(torch.stack(list(losses.values())).detach())
         finite = self._is_finite(values[0])
         self._update(finite)
@@ -86,13 +86,25 @@ class TrainingStep:
             means["discriminator"] = self.adversary.update(self.objective.sr, self.batch[1])
         return means
 
-    def _backward(self, loss: Tensor) -> None:
-        """Gradients of the loss; with a loss scale they pass through float16 enlarged, and are made small again."""
-        if self.loss_scale is None:
-            loss.backward()
-            return
-        (loss * self.loss_scale.factor).backward()
-        torch._foreach_div_(self._gradients(), self.loss_scale.factor)
+    def _backward(self, losses: dict[str, Tensor]) -> None:
+        """Gradients of the loss, and of a mismatch as far as the two agree, parameter by parameter.
+
+        With a loss scale they pass through float16 enlarged, and are made small again.
+        """
+        factor = 1 if self.loss_scale is None else self.loss_scale.factor
+        mismatch = self._mismatch_gradients(losses["mismatch"], factor) if "mismatch" in losses else {}
+        (losses["loss"] * factor).backward()
+        if self.loss_scale is not None:
+            torch._foreach_div_(self._gradients(), factor)
+        for parameter, gradient in mismatch.items():
+            if parameter.grad is not None:
+                parameter.grad.add_(agreeing(parameter.grad, gradient), alpha=self.objective.mismatch_weight)
+
+    def _mismatch_gradients(self, mismatch: Tensor, factor: Tensor | int) -> dict[nn.Parameter, Tensor]:
+        parameters = [parameter for parameter in self.objective.network.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad(mismatch * factor, parameters, retain_graph=True, allow_unused=True)
+        pairs = zip(parameters, found, strict=True)
+        return {parameter: distributed.mean(each) / factor for parameter, each in pairs if each is not None}
 
     def _gradients(self) -> list[Tensor]:
         return [each.grad for each in self.objective.network.parameters() if each.grad is not None]
