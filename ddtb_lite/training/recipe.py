@@ -164,15 +164,12 @@ class Recipe:
 
     @classmethod
     def _paper(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
-        # High-resolution patches: 48 low-resolution pixels; RDN 24 at ×4 and 32 at ×2.
-        patch_size = 48 * network.scale
-        if network.name == "rdn":
-            patch_size = 96 if network.scale == 4 else 32 * network.scale
+        patch_size = network.paper_patch_size[network.scale]
         if quantized:
             # 60 epochs of 1000 steps, the first of which only watches ranges.
             return cls("paper", steps=59_000, patch_size=patch_size)
-        epochs = 500 if network.name in ("srresnet", "srgan") else 300
-        return cls("paper", steps=epochs * 1000, patch_size=patch_size, halve_every=200_000, calibration_batches=0)
+        steps = network.paper_epochs * 1000
+        return cls("paper", steps=steps, patch_size=patch_size, halve_every=200_000, calibration_batches=0)
 
     @classmethod
     def _short(cls, network: SuperResolutionNetwork, quantized: bool) -> Recipe:
@@ -195,15 +192,14 @@ class Recipe:
             return baseline
         assert network.quantization is not None
         highest = METHODS[network.quantization.method].highest_bits
-        # What counts is the bounds' rate on the scale of activations, which here is that of pixels. Judged with DDTB on
-        # held-out training images, the same for every method; SRResNet has no teacher to judge by.
-        on_pixel_scale = network.name in ("edsr", "rdn")
+        # What counts is the bounds' rate on the scale of activations, most networks' being that of pixels. Judged with
+        # DDTB on held-out training images, the same for every method.
         return replace(
             baseline,
             steps=800,
             batch_size=8,
             learning_rate=5e-4,
-            bound_learning_rate=0.5 if on_pixel_scale else 1e-2,
+            bound_learning_rate=0.5 if network.on_pixel_scale else 1e-2,
             calibration_batches=20,
             warmup_steps=100,
             falling_bits=tuple((bits, 100) for bits in (4, 3) if network.quantization.bits < bits <= highest),
