@@ -68,7 +68,8 @@ def test_attention_stays_finite() -> None:
     zero = torch.zeros(1, 4, 3, 3, requires_grad=True)
     loss = structured_knowledge_transfer(zero, random(1, 4, 3, 3))
     loss.backward()
-    assert loss.isfinite() and zero.grad is not None and zero.grad.isfinite().all()
+    assert loss.item() == pytest.approx(1 / 9)  # the mean square of a map of unit length
+    assert zero.grad is not None and not zero.grad.any()
     assert attention(torch.full((1, 2, 2, 2), 300.0, dtype=torch.float16)).tolist() == [[0.5] * 4]
 
 
@@ -127,7 +128,7 @@ def test_relative_error_by_hand() -> None:
     assert relative_error(torch.tensor([3.0, 5.0]), teacher).item() == pytest.approx(1 / 25)
     assert relative_error(teacher, teacher).item() == 0
     assert relative_error(torch.zeros(2), teacher).item() == 1
-    assert relative_error(torch.ones(2), torch.zeros(2)).isfinite()
+    assert relative_error(torch.ones(2), torch.zeros(2)).item() == pytest.approx(2e12)
     # In half precision the squares would overflow.
     large = torch.tensor([300.0, 400.0], dtype=torch.float16)
     assert relative_error(large * 0.5, large).item() == pytest.approx(0.25)
