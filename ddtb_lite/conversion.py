@@ -3,59 +3,32 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from .gate import DynamicGate
 from .networks import NETWORKS, Quantization, SuperResolutionNetwork
 from .networks.base import check_variant
-from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer, WeightQuantizer
-from .quantizers.packed import is_packed
+from .quantizers import METHODS, ActivationQuantizer, DualBound, Quantizer
+from .quantizers.convolution import QuantizedConv2d
+from .quantizers.packed import PackedWeight, is_packed
 from .uniform import check_bits
 
 # Fully quantized networks keep the shortcut of an addition at 8 bits (section 7).
 SKIP_BITS = 8
 PHASES = ("new", "initialized", "warm-up", "live")
+# In a state dict, PyTorch's own name for what a module stores besides parameters and buffers.
+EXTRA_STATE = "_extra_state"
 
 
 # The paper's settings by architecture: gate_ratio, percentile and weight_percentile (sections 3, 5 and 6).
 DEFAULTS = NETWORKS
-
-
-class QuantizedConv2d(nn.Conv2d):
-    """A convolution whose weight passes a quantizer in each forward pass; the bias stays in full precision."""
-
-    weight_quantizer: WeightQuantizer
-
-    @classmethod
-    def from_float(cls, convolution: nn.Conv2d, weight_quantizer: WeightQuantizer) -> QuantizedConv2d:
-        """A quantized convolution that computes what `convolution` does, with the same parameters.
-
-        Raises `ValueError` for a subclass with arithmetic of its own, such as a convolution that is quantized already.
-        """
-        if type(convolution) is not nn.Conv2d:
-            raise ValueError(f"The convolution is a {type(convolution).__name__}, expected a plain nn.Conv2d.")
-        quantized = cls(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            convolution.padding,  # type: ignore[arg-type]
-            convolution.dilation,  # type: ignore[arg-type]
-            convolution.groups,
-            padding_mode=convolution.padding_mode,
-            device="meta",  # no memory and no random numbers for weights that are replaced at once
-        )
-        quantized.weight, quantized.bias = convolution.weight, convolution.bias
-        quantized.weight_quantizer = weight_quantizer
-        weight_quantizer.initialize(convolution.weight.detach())
-        return quantized
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
 
 
 def quantize(
@@ -110,6 +83,8 @@ def quantize(
     student.quantization = Quantization(method, bits, variant, gate_ratio if rule.gated else 0.0, percentile, fully)
     student.phase = "new"
     student.metadata = None
+    student.register_state_dict_post_hook(_add_state)
+    student.register_load_state_dict_pre_hook(_take_state)
     student.train(network.training)
     return student
 
@@ -219,3 +194,64 @@ def full_precision(student: SuperResolutionNetwork, weights: bool = True) -> Ite
     finally:
         for quantizer, enabled in before.items():
             quantizer.enabled = enabled
+
+
+# ------------------------------------------------------------------------- all of a student in its state dict
+
+
+def state_of(student: SuperResolutionNetwork) -> dict[str, Any]:
+    """How a student was quantized and what it has been through, as JSON can hold it: all that is not a tensor."""
+    quantizers = {path: module for path, module in student.named_modules() if isinstance(module, DualBound)}
+    return {
+        "quantization": asdict(require_quantization(student)),
+        "phase": student.phase,
+        "gated": [path for path, quantizer in quantizers.items() if quantizer.gate is not None],
+        "dynamic_intensity": student.dynamic_intensity,
+        "packed": is_packed(student),
+    }
+
+
+def take_state(student: SuperResolutionNetwork, state: dict[str, Any]) -> None:
+    """Make a student what `state_of` another one says; gates that are new to it wait for their weights.
+
+    Raises `ValueError` if the other one was quantized by another method or at other points.
+    """
+    if state == state_of(student):
+        return
+    own, other = require_quantization(student), Quantization(**state["quantization"])
+    for name in ("method", "variant", "fully"):
+        mine, theirs = getattr(own, name), getattr(other, name)
+        if mine != theirs:
+            raise ValueError(
+                f"This is the state of a student with {name}={theirs!r}, the network has {name}={mine!r}: quantize the "
+                f"full-precision network with method={other.method!r}, bits={other.bits}, variant={other.variant!r}, "
+                f"fully={other.fully} to load it."
+            )
+    rule = METHODS[other.method]
+    check_bits(other.bits, rule.lowest_bits, rule.highest_bits)
+    for point in student.points.activations:
+        if not point.skip:
+            _activation_quantizer(student, point.path).bits = other.bits
+    for convolution in quantized_convolutions(student).values():
+        if isinstance(convolution.weight_quantizer, PackedWeight) != state["packed"]:
+            fresh = PackedWeight(other.bits) if state["packed"] else rule.weight(other.bits, student.weight_percentile)
+            convolution.weight_quantizer = fresh.to(convolution.weight).train(student.training)
+        convolution.weight_quantizer.bits = other.bits
+    student.quantization = other
+    if state["gated"] != gated_paths(student):
+        attach_gates(student, state["gated"])
+    set_phase(student, state["phase"])
+    student.dynamic_intensity = state["dynamic_intensity"]
+
+
+def _add_state(student: Any, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """The state joins a state dict as a tensor, so that whatever stores tensors stores it too."""
+    text = json.dumps(state_of(student), sort_keys=True).encode()
+    state_dict[f"{prefix}{EXTRA_STATE}"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _take_state(student: Any, state_dict: dict[str, Any], prefix: str, *_others: Any) -> None:
+    """A state dict may lack the state: then the student keeps its own."""
+    stored = state_dict.pop(f"{prefix}{EXTRA_STATE}", None)
+    if stored is not None:
+        take_state(student, json.loads(bytes(stored.tolist())))

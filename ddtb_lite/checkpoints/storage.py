@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..conversion import attach_gates, gated_paths, quantize, quantized_convolutions, set_phase
+from ..conversion import EXTRA_STATE, quantize, quantized_convolutions, state_of, take_state
 from ..gate import DynamicGate
-from ..networks import Quantization, SuperResolutionNetwork, build
+from ..networks import SuperResolutionNetwork, build
 from ..quantizers import Quantizer
-from ..quantizers.packed import PackedWeight
+from ..quantizers.packed import is_packed
 from ..support.files import atomic_write
 from ..support.provenance import VERSION, without_paths
 from . import foreign
 from .packing import pack, unpack
 
-FORMAT = 2  # format 1 had the gates' weights in full precision, and is read as well
+# Read as well are format 1, which had the gates' weights in full precision, and 2, which had all students packed.
+FORMAT = 3
+FULL_PRECISION: dict[str, Any] = {"quantization": None, "phase": "new", "gated": [], "dynamic_intensity": None}
 _HEADER = "ddtb_lite"
 _CODEBOOK, _PACKED, _SCALARS = ".codebook", ".packed", "scalars."
 
@@ -41,41 +42,45 @@ def save(
     network: SuperResolutionNetwork,
     path: str | os.PathLike[str],
     *,
+    packed: bool = True,
     half: bool = False,
     metadata: dict[str, object] | None = None,
 ) -> None:
     """Write a network to a `.safetensors` file, a student's quantized weights packed to their bit-width.
 
-    `metadata` (recipe, data, commit, …) is whatever JSON can hold, machine paths cut down as in a result
-    file; `load` gives it back. `half` stores everything but quantized weights, quantizers and batch norm in
-    float16. The file appears whole or not at all. The full-precision weights under a student's quantizers are
-    not in it: it can be run, but not trained on.
+    A student from such a file can be run, but not trained on; `packed=False` keeps the full-precision weights under
+    its quantizers, which takes the space of the full-precision network. `metadata` (recipe, data, commit, …) is
+    whatever JSON can hold, machine paths cut down as in a result file; `load` gives it back. `half` stores everything
+    but quantized weights, quantizers and batch norm in float16. The file appears whole or not at all.
 
-    Raises `ValueError` for another suffix, for metadata that JSON cannot hold, and for weights that cannot be
-    stored, `FileNotFoundError` for a missing folder, `RuntimeError` if the folder or the disk refuses the
-    file.
+    Raises `ValueError` for another suffix, for metadata that JSON cannot hold, for weights that cannot be stored, and
+    for `packed=False` where full-precision weights are gone or would be rounded, `FileNotFoundError` for a missing
+    folder, `RuntimeError` if the folder or the disk refuses the file.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, got {path}.")
     student = network.quantization is not None
+    if student and not packed:
+        if is_packed(network):
+            raise ValueError("This student was loaded bit-packed: it has no full-precision weights to keep.")
+        if half:
+            raise ValueError("half=True would round the weights that training is to go on from; leave it out.")
     header: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "network": network.name,
         "scale": network.scale,
         "architecture": network.architecture,
-        "quantization": asdict(network.quantization) if network.quantization else None,
-        "phase": network.phase,
-        "gated": gated_paths(network) if student else [],
-        "dynamic_intensity": network.dynamic_intensity,
+        **(state_of(network) if student else FULL_PRECISION),
+        "packed": student and packed,
         "metadata": without_paths(metadata),
     }
     try:
         header = json.loads(json.dumps(header, allow_nan=False))  # as `load` will see it
     except (TypeError, ValueError) as error:
         raise ValueError(f"The metadata cannot be stored as JSON: {error}.") from error
-    tensors, header["scalars"] = _join_scalars(_tensors(network, half))
+    tensors, header["scalars"] = _join_scalars(_tensors(network, header["packed"], half))
     text = json.dumps({**header, "sha256": _digest(header, tensors)}, separators=(",", ":"))
     atomic_write(path, safetensors.torch.save(tensors, {_HEADER: text}))
 
@@ -98,12 +103,14 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     return network.to(device or "cpu").eval()
 
 
-def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
+def _tensors(network: SuperResolutionNetwork, packed: bool, half: bool) -> dict[str, Tensor]:
     """Everything to be stored, by name."""
     exact: tuple[type[nn.Module], ...] = (Quantizer, _BatchNorm)
     kept = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, exact))
     tensors = {}
-    for name, value in network.state_dict().items():
+    state = network.state_dict()
+    state.pop(EXTRA_STATE, None)  # the header says it
+    for name, value in state.items():
         value = value.detach().cpu().contiguous()
         if value.is_floating_point():
             short = half and not name.startswith(kept)
@@ -112,14 +119,14 @@ def _tensors(network: SuperResolutionNetwork, half: bool) -> dict[str, Tensor]:
                 raise ValueError(f"{name} has values beyond the range of {stored.dtype}; save with half=False.")
             value = stored
         tensors[name] = value
-    for name, (weight, bits) in _quantized_weights(network).items():
+    for name, (weight, bits) in (_quantized_weights(network) if packed else {}).items():
         try:
-            codebook, packed = pack(weight, bits)
+            codebook, indices = pack(weight, bits)
         except ValueError as error:
             raise ValueError(f"{name} cannot be packed: {error}.") from error
         for other in [name, *(each for each in tensors if each.startswith(f"{name}_quantizer."))]:
             del tensors[other]
-        tensors[f"{name}{_CODEBOOK}"], tensors[f"{name}{_PACKED}"] = codebook, packed
+        tensors[f"{name}{_CODEBOOK}"], tensors[f"{name}{_PACKED}"] = codebook, indices
     return tensors
 
 
@@ -162,16 +169,14 @@ def _load(path: Path) -> SuperResolutionNetwork:
     try:
         network = build(header["network"], header["scale"], **header["architecture"])
         if header["quantization"] is not None:
-            network = _student(network, header)
-        network.dynamic_intensity = header["dynamic_intensity"]
+            network = quantize(network, **header["quantization"])
+            take_state(network, {"packed": True, **header})
         network.metadata = header["metadata"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} describes a network that this version cannot build: {error}.") from error
     try:
         tensors = _split_scalars(tensors, header["scalars"])
         state = {name: value for name, value in tensors.items() if not name.endswith((_CODEBOOK, _PACKED))}
-        for convolution in quantized_convolutions(network).values():
-            convolution.weight_quantizer = PackedWeight(convolution.weight_quantizer.bits)
         for name, parameter in network.named_parameters():
             if f"{name}{_CODEBOOK}" in tensors:
                 packed = tensors[f"{name}{_PACKED}"]
@@ -182,15 +187,6 @@ def _load(path: Path) -> SuperResolutionNetwork:
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is the checkpoint of another network: {foreign.one_line(error)}.") from error
     return network
-
-
-def _student(network: SuperResolutionNetwork, header: dict[str, Any]) -> SuperResolutionNetwork:
-    """A quantized copy in the state that the header describes, its parameters still random."""
-    quantization = Quantization(**header["quantization"])
-    student = quantize(network, **asdict(quantization))
-    attach_gates(student, header["gated"])
-    set_phase(student, header["phase"])
-    return student
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -208,7 +204,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         version, digest = header["format"], header.pop("sha256")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read.") from error
-    if version not in (1, FORMAT):
+    if version not in range(1, FORMAT + 1):
         raise ValueError(f"{path} has format {version!r}, this version reads formats up to {FORMAT}; update ddtb_lite.")
     if digest != _digest(header, tensors):
         raise ValueError(f"{path} is damaged: its content does not have the checksum that was stored with it.")

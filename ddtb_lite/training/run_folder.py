@@ -19,6 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .. import datasets
+from ..conversion import EXTRA_STATE
 from ..networks import SuperResolutionNetwork
 from ..support import distributed
 from ..support.files import atomic_write
@@ -50,9 +51,11 @@ def identity(
 
 
 def _digest(network: SuperResolutionNetwork) -> str:
-    """SHA-256 of all that a network's state dict holds."""
+    """SHA-256 of all tensors in a network's state dict."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
+        if name == EXTRA_STATE:  # older folders have no such entry, and what it says is part of the identity anyway
+            continue
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

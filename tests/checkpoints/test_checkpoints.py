@@ -355,7 +355,7 @@ def test_the_header_is_json_for_everyone(tmp_path: Path) -> None:
     outer = json.loads(data[8 : 8 + length])["__metadata__"]
     assert list(outer) == ["ddtb_lite"] and isinstance(outer["ddtb_lite"], str)
     header = json.loads(outer["ddtb_lite"])
-    assert header["format"] == 2 and header["network"] == "edsr" and header["scale"] == 2
+    assert header["format"] == 3 and header["network"] == "edsr" and header["scale"] == 2
     assert header["architecture"] == {"n_blocks": 2, "n_feats": 8}
     assert header["quantization"] == {
         "method": "ddtb", "bits": 3, "variant": "paper", "gate_ratio": 0.5, "percentile": 99, "fully": False
@@ -438,8 +438,8 @@ PACKED = "body.0.body.0.weight.packed"
     ("change", "message"),
     [
         (
-            lambda header, tensors: header.update(format=3),
-            "has format 3, this version reads formats up to 2; update",
+            lambda header, tensors: header.update(format=4),
+            "has format 4, this version reads formats up to 3; update",
         ),
         (lambda header, tensors: header.update(network="vdsr"), "cannot build: Unknown network 'vdsr'"),
         (lambda header, tensors: header.update(scale=5), "cannot build: scale is 5"),
