@@ -189,15 +189,15 @@ def _taps(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
     centre = (np.arange(math.ceil(size * factor)) + 0.5) / factor - 0.5
     first = np.floor(centre - width / 2).astype(np.int64)
     rows = first[:, None] + np.arange(math.ceil(width) + 2)
-    weights = _cubic((centre[:, None] - rows) * stretch)
+    weights = cubic((centre[:, None] - rows) * stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     mirrored = np.concatenate([np.arange(size), np.arange(size)[::-1]])[rows % (2 * size)]
     used = weights.any(axis=0)
     return weights[:, used], mirrored[:, used]
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic kernel with a = −1/2."""
+def cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic kernel with a = −1/2: the weight of an old pixel at distance `x`, for each element of it."""
     x = np.abs(x)
     inner = (1.5 * x - 2.5) * x * x + 1
     outer = ((-0.5 * x + 2.5) * x - 4) * x + 2

@@ -22,7 +22,7 @@ FLOORS = (
     ("initializer", "evaluation", "cost", "diagnostics"),
     ("inference", "conversion"),
     ("quantizers",),
-    ("gate",),
+    ("gate", "lookup"),
     ("networks",),
     ("datasets", "metrics"),
     ("archives",),

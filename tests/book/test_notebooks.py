@@ -178,3 +178,43 @@ def test_the_repository_has_one_address() -> None:
     for path in files:
         for address in re.findall(rf"github\.com/[\w.-]+/{name}\b", path.read_text(encoding="utf-8")):
             assert f"https://{address}" == REPOSITORY, path
+
+
+# ------------------------------------------------------------------------------------------------ the package's face
+
+
+def syntax(cell: dict[str, Any]) -> ast.Module:
+    """A cell's syntax tree, IPython's own commands left out."""
+    lines = text(cell["source"]).splitlines()
+    return ast.parse("\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines))
+
+
+def imported(notebook: dict[str, Any]) -> Iterator[str]:
+    """Dotted names of all that a notebook imports from the package."""
+    for cell in code_cells(notebook):
+        for node in ast.walk(syntax(cell)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "ddtb_lite")
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ddtb_lite":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@each_notebook
+def test_what_a_page_imports_is_public_and_on_the_map(path: Path) -> None:
+    """No private name; no file or room that README's map does not name, but names of the package itself."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is where")[2]
+    on_map = set(re.findall(r"`(?:ddtb_lite/)?(\w+)(?:\.py|/)`", table))
+    for name in imported(read(path)):
+        parts = name.split(".")
+        assert not any(part.startswith("_") for part in parts), name
+        module = ROOT / "ddtb_lite" / parts[1] if len(parts) > 1 else None
+        if module and (module.is_dir() or module.with_suffix(".py").is_file()):
+            assert parts[1] in on_map, f"{name}: README does not say what {parts[1]} is"
+
+
+@each_notebook
+def test_what_pages_share_is_imported(path: Path) -> None:
+    """Networks that come with the package, and code to be shown, are asked for by `book.notebook` alone."""
+    code = "\n".join(text(cell["source"]) for cell in code_cells(read(path)))
+    assert not re.search(r"inspect\.getsource|except FileNotFoundError:\n +\w+ = ddtb\.(build|quantize)", code)
+    assert not re.search(r"^as_p\w+ = (?!published\()", code, re.MULTILINE)

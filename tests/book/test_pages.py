@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -65,6 +67,36 @@ def test_every_page_of_the_contents_is_built(built: Path) -> None:
     no_pages = {".ipynb_checkpoints", "engine"}
     on_disk = {str(p.relative_to(BOOK).with_suffix("")) for p in sources if not no_pages & set(p.parts)}
     assert on_disk == contents, "pages that the contents do not list"
+
+
+class Links(HTMLParser):
+    """What a page links to, and the places in it that a link can lead to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.places: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.places |= {value for name in ("id", "name") if (value := values.get(name))}
+        if tag == "a" and (target := values.get("href")) and not re.match(r"[a-z]+:|//", target):
+            self.targets.add(target)
+
+
+def test_every_link_leads_somewhere(built: Path) -> None:
+    """Also those of the pages that show the package's code, back to where the API describes it."""
+    links = {name: Links(built / name) for name in pages(built)}
+    dead = []
+    for name, page in links.items():
+        for target in page.targets:
+            path, _, place = unquote(target).partition("#")
+            file = os.path.relpath(built.joinpath(name).parent / path, built) if path else name
+            known = links[file].places if file in links else None
+            if not (built / file).exists() or (place and known is not None and place not in known):
+                dead.append(f"{name}: {target}")
+    assert not dead, "\n".join(dead)
 
 
 @pytest.fixture(scope="module")
