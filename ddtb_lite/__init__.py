@@ -9,7 +9,7 @@ from . import datasets, deploy, diagnostics, gate, images, metrics, networks, qu
 from .checkpoints import load, pretrained, save
 from .conversion import quantize
 from .cost import complexity
-from .deploy import to_integer
+from .deploy import export, to_integer
 from .evaluation import evaluate
 from .inference import upscale
 from .initializer import initialize
@@ -27,6 +27,7 @@ __all__ = [
     "deploy",
     "diagnostics",
     "evaluate",
+    "export",
     "gate",
     "images",
     "initialize",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from . import images
 from .networks import SuperResolutionNetwork
+from .networks.onnx_network import OnnxNetwork
 from .support import devices
 from .support.hooks import eval_mode, inputs_watched
 
@@ -27,7 +29,7 @@ TILE = 256
 
 
 def upscale(
-    network: SuperResolutionNetwork,
+    network: SuperResolutionNetwork | str | os.PathLike[str],
     image: np.ndarray,
     *,
     tile: int | None = None,
@@ -40,9 +42,13 @@ def upscale(
     default 256, for images of more than 512×512). They overlap by its receptive field and thus equal the
     whole, up to floating-point noise. A network with a gate inside its upsampler is never tiled.
 
+    `network` may also be the name of an `.onnx` file that `export` wrote, which is never tiled and needs `onnxruntime`.
+
     `device` as for `evaluate`. Raises `ValueError` for another kind of image, for a `tile` below 1, and for a
     quantized network that has no bounds yet, `RuntimeError` if the network's output is not finite.
     """
+    if isinstance(network, str | os.PathLike) and os.fspath(network).endswith(".onnx"):
+        network = OnnxNetwork(network)
     if not isinstance(network, SuperResolutionNetwork):
         raise ValueError(f"network is {network!r}, expected a super-resolution network of this package.")
     if tile is not None and (not isinstance(tile, int) or tile < 1):
@@ -89,7 +95,7 @@ def super_resolve(network: SuperResolutionNetwork, lr: list[np.ndarray], tile: i
     height, width = x.shape[-2:]
     if tile is None:
         tile = TILE if height * width > WHOLE else max(height, width)
-    if tile >= max(height, width) or _tail_has_gate(network):
+    if tile >= max(height, width) or isinstance(network, OnnxNetwork) or _tail_has_gate(network):
         return _grey_levels(network(x), names)
     sr = x.new_empty((len(lr), 3, network.scale * height, network.scale * width), dtype=torch.uint8)
     for top, left, pixels in _tiles(network, network.features(x), tile):

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .. import checkpoints
 from ..conversion import quantize
+from ..deploy import to_integer
 from ..networks import NETWORKS, SuperResolutionNetwork, build
 from ..networks.base import VARIANTS
+from ..networks.onnx_network import OnnxNetwork
 from ..quantizers import METHODS
 from ..training.recipe import PRESETS
 
@@ -20,6 +23,7 @@ Choices = argparse._SubParsersAction  # what each command adds itself to
 
 # What every command takes for a network.
 CHECKPOINT = 'a checkpoint file, or the name of a network that comes with the package, such as "edsr_x4_ddtb_2bit"'
+NETWORK_FILE = f"{CHECKPOINT}; or an exported .onnx file"
 # Arguments of `quantize` and of `build` that options carry only if they were given.
 QUANTIZATION = ("method", "variant", "gate_ratio", "percentile", "fully")
 NETWORK = ("model", "scale")
@@ -139,6 +143,26 @@ def quantized(network: SuperResolutionNetwork, options: argparse.Namespace) -> S
     if ignored := given(options, [name for name, known in used.items() if not known]):
         raise ValueError(f"{rule.title} does without {written(ignored)}: leave it out.")
     return quantize(network, bits=options.bits, **given(options, QUANTIZATION))
+
+
+def integer_option(each: argparse.ArgumentParser) -> None:
+    """Whether a student runs on integers."""
+    each.add_argument("--integer", action="store_true", help="run a student on integers, as to_integer makes it")
+
+
+def file_of(name: str) -> Path:
+    """The file that is meant: an exported `.onnx` file as it is, anything else as `checkpoints.find` finds it."""
+    return Path(name) if name.endswith(".onnx") else checkpoints.find(name)
+
+
+def opened(file: Path, integer: bool) -> SuperResolutionNetwork:
+    """The network of a checkpoint or of an exported `.onnx` file, on integers if that is wanted."""
+    if file.suffix == ".onnx":
+        if integer:
+            raise ValueError(f"{file} computes with the integers it was exported with: leave out --integer.")
+        return OnnxNetwork(file)
+    network = checkpoints.load(file)
+    return to_integer(network) if integer else network
 
 
 def check_kind(file: str | Path, network: SuperResolutionNetwork, options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, datasets, evaluation
+from .. import datasets, evaluation
 from ..reproduction import results
 from ..support import resources
 from ..support.files import check_folder
@@ -20,7 +20,7 @@ def add(choices: arguments.Choices) -> None:
     """Its options."""
     about = "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets."
     each = arguments.command(choices, "evaluate", about, run)
-    each.add_argument("network", metavar="NETWORK", help=f'{arguments.CHECKPOINT}; or "bicubic"')
+    each.add_argument("network", metavar="NETWORK", help=f'{arguments.NETWORK_FILE}; or "bicubic"')
     each.add_argument(
         "--data",
         nargs="+",
@@ -33,6 +33,7 @@ def add(choices: arguments.Choices) -> None:
     each.add_argument("--protocol", default="y", help="y (the paper's, the default), y_full or rgb")
     each.add_argument("--border", type=int, help="pixels left out at each side; by default the scale")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    arguments.integer_option(each)
     each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     each.add_argument("--out", type=Path, metavar="FILE", help="also write a result file (.json)")
 
@@ -40,10 +41,12 @@ def add(choices: arguments.Choices) -> None:
 def run(options: argparse.Namespace) -> None:
     """Score it on each set, print tables or JSON, and write a result file if one is wanted."""
     bicubic = options.network == "bicubic"
+    if bicubic and options.integer:
+        raise ValueError("Bicubic upscaling has no integers: leave out --integer.")
     if options.out:
         check_folder(options.out)
-    file = None if bicubic else checkpoints.find(options.network)
-    network = checkpoints.load(file) if file else "bicubic"
+    file = None if bicubic else arguments.file_of(options.network)
+    network = arguments.opened(file, options.integer) if file else "bicubic"
     carried = file is not None and file.resolve().parent == resources.data("checkpoints").resolve()
     started = time.perf_counter()
     scores = {
@@ -62,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
             options.out,
             run=options.out.stem,
             config={"network": options.network, "protocol": options.protocol, "border": options.border}
-            | {"scale": next(iter(scores.values())).scale},
+            | {"scale": next(iter(scores.values())).scale}
+            | ({"integer": True} if options.integer else {}),
             seed=0,
             data={name: datasets.fingerprint(name) for name in options.data},
             curve=[],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .. import checkpoints, datasets, images
+from .. import datasets, images
 from ..inference import prepared, upscale
 from . import arguments
 
@@ -15,11 +15,12 @@ from . import arguments
 def add(choices: arguments.Choices) -> None:
     """Its options."""
     each = arguments.command(choices, "upscale", "Super-resolve an image or all images of a folder.", run)
-    each.add_argument("network", metavar="NETWORK", help=arguments.CHECKPOINT)
+    each.add_argument("network", metavar="NETWORK", help=arguments.NETWORK_FILE)
     each.add_argument("input", type=Path, help="an image or a folder")
     each.add_argument("--out", type=Path, required=True, help="the new image, or a folder for a folder")
     each.add_argument("--tile", type=int, help="side of a tile in low-resolution pixels; chosen by itself")
     each.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    arguments.integer_option(each)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises `ValueError` for images that cannot be read; the others of the folder are enlarged before that.
     """
-    network = checkpoints.load(checkpoints.find(options.network))
+    network = arguments.opened(arguments.file_of(options.network), options.integer)
     if options.input.is_dir():
         if options.out.exists() and not options.out.is_dir():
             raise ValueError(f"{options.input} is a folder, but {options.out} is a file; give a folder as --out.")
