@@ -341,6 +341,7 @@ class Network {
     this.head.run(shallow, pixels, STORE);
     memory.bytes(x.address, x.bytes).set(memory.bytes(shallow.address, shallow.bytes));
 
+    const started = performance.now();
     const options = { gates, bounds, keep };
     for (let block = 0; block < this.blocks; block++) {
       const path = part => `body.${block}.${part}`;
@@ -368,6 +369,7 @@ class Network {
       }
       progress(1);
     }
+    this.trace.bodyMilliseconds = performance.now() - started;
     this.last.run(shallow, x, ADD);
     progress(1);
     memory.top = x.address;
