@@ -16,7 +16,16 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 CHECKPOINTS = HERE.parents[1] / "data" / "checkpoints"
 NETWORKS = ("edsr_x4", "edsr_x4_ddtb_2bit", "edsr_x4_ddtb_3bit", "edsr_x4_ddtb_4bit")
-WORKER = ("rounding.js", "codes.js", "checkpoint.js", "network.js", "worker.js")
+WORKER = (
+    "rounding.js",
+    "codes.js",
+    "checkpoint.js",
+    "memory.js",
+    "convolutions.js",
+    "quantizers.js",
+    "network.js",
+    "worker.js",
+)
 PAGE = ("rounding.js", "codes.js", "engine.js")
 NEEDS_ENGINE = re.compile(r"\sdata-(?:live|ddtb)\b")
 

@@ -46,6 +46,11 @@ function readCheckpoint(bytes) {
   return { header, sha256, tensors };
 }
 
+function tensor(tensors, name) {
+  if (!tensors[name]) throw new Error(`This is the checkpoint of another network: it has no ${name}.`);
+  return tensors[name];
+}
+
 // JSON as Python writes it with sorted keys, numbers and strings as they stand, without the key `left` at the top.
 function canonical(text, left) {
   const tokens = text.match(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g);

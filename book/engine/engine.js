@@ -59,6 +59,7 @@ class LoadedNetwork {
     this.#last = asked;
     this.#trace = trace;
     this.milliseconds = trace.milliseconds;
+    this.bodyMilliseconds = trace.bodyMilliseconds;
     this.shape = { height, width, channels: this.facts.channels };
     return new ImageData(pixels, width * this.facts.scale, height * this.facts.scale);
   }

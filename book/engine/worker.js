@@ -21,9 +21,9 @@ const answers = {
     const started = performance.now();
     const data = network.upscale(image, { gates, bounds, keep, onProgress });
     const milliseconds = performance.now() - started;
-    const { codes, bounds: used, betas } = network.trace;
+    const { codes, bounds: used, betas, bodyMilliseconds } = network.trace;
     const buffers = [data.buffer, ...Object.values(codes).map(planes => planes.buffer)];
-    return { result: { data, codes, bounds: used, betas, milliseconds }, transfer: buffers };
+    return { result: { data, codes, bounds: used, betas, milliseconds, bodyMilliseconds }, transfer: buffers };
   },
 
   activation({ path, image, gates, bounds }) {

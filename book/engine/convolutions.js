@@ -1,0 +1,143 @@
+// Convolutions 3×3, in full precision and by look-up, with their weights in the kernels' memory.
+
+const OUTS = 4; // outputs that a kernel computes at once
+const BORDERS = 16; // kinds of border: bits for above, below, left and right
+const [STORE, RECTIFY, ADD] = [0, 1, 2]; // what becomes of a result
+
+// In full precision; the weights are rearranged so that those of OUTS outputs lie together.
+class Convolution {
+  constructor(memory, tensors, path) {
+    const { shape: [outs, ins], values } = tensor(tensors, `${path}.weight`);
+    this.memory = memory;
+    this.ins = ins;
+    this.outs = Math.ceil(outs / OUTS) * OUTS; // missing outputs are zero
+    const arranged = new Float32Array(this.outs * ins * 9);
+    for (let out = 0; out < outs; out++) {
+      for (let i = 0; i < ins * 9; i++) {
+        arranged[(Math.floor(out / OUTS) * ins * 9 + i) * OUTS + out % OUTS] = values[out * ins * 9 + i];
+      }
+    }
+    const bias = new Float32Array(this.outs);
+    bias.set(tensor(tensors, `${path}.bias`).values);
+    this.weights = memory.store(arranged);
+    this.bias = memory.store(bias);
+  }
+
+  // Rows `first` to `last` of `input` to rows of `output`, each counted from a row of its own tensor: `from` and `to`.
+  run(output, input, mode, { from = 0, to = 0, rows = input.height, shuffle = false } = {}) {
+    const { kernels } = this.memory;
+    const some = rowsAtOnce(input.width, 1024);
+    for (let row = 0; row < rows; row += some) {
+      const count = Math.min(some, rows - row);
+      for (let out = 0; out < this.outs; out += OUTS) {
+        const weights = this.weights + out * this.ins * 36, bias = this.bias + 4 * out, above = input.at(from + row - 1);
+        if (shuffle) {
+          kernels.shuffle_convolution(output.at(to + 2 * row, out / OUTS), above, weights, bias, this.ins,
+            output.channels, count, input.width, input.length, output.length);
+        } else {
+          kernels.convolution(output.at(to + row, out), above, weights, bias, this.ins, output.channels, mode, count,
+            input.width, input.length);
+        }
+      }
+    }
+  }
+}
+
+// On codes: products are looked up in tables, which are made once.
+class LookUpConvolution {
+  constructor(memory, tensors, path, bits) {
+    const bias = tensor(tensors, `${path}.bias`).values;
+    const outs = bias.length, ins = outs;
+    const { codes, step } = integerWeights(tensors, `${path}.weight`, outs * ins * 9, 2 ** bits - 1);
+    Object.assign(this, { memory, bits, step, ins, outs, center: 2 ** (bits - 1), bias: memory.store(bias) });
+    this.entries = planesOf(ins, bits) * 9;
+    this.tables = memory.reserve(outs * this.entries * 16);
+    const top = memory.top;
+    const largest = memory.kernels.tables(this.tables, memory.store(codes), outs, ins, bits, this.center);
+    memory.top = top;
+    this.group = Math.floor(127 / largest);
+    this.span = Math.floor(32767 / largest);
+    this.largestWeight = codes.reduce((most, code) => Math.max(most, Math.abs(code)), 0);
+    this.inside = sumsInside(codes, outs, ins);
+    this.correction = memory.store(new Int32Array(outs * BORDERS));
+    this.zeros = memory.store(new Float32Array(outs));
+  }
+
+  // (codes + offset) convolved with the integer weights, times `scale`, plus the bias.
+  run(output, codes, offset, scale, mode, bias = this.bias) {
+    const { memory, entries, ins, bits } = this;
+    const { width, height, length } = codes;
+    const constant = offset + this.center;
+    const correction = new Int32Array(memory.kernels.memory.buffer, this.correction, this.inside.length);
+    this.inside.forEach((sum, i) => { correction[i] = sum * constant; });
+    const mark = memory.top;
+    const offsets = memory.store(Int32Array.from({ length: entries }, (_, entry) => {
+      const plane = Math.floor(entry / 9), row = Math.floor(entry % 9 / 3), column = entry % 3;
+      return (row * planesOf(ins, bits) + plane) * length + column;
+    }));
+    const some = rowsAtOnce(width, 4096);
+    for (let row = 0; row < height; row += some) {
+      for (let out = 0; out < this.outs; out += OUTS) {
+        memory.kernels.look_up_convolution(output.at(-1, out), codes.address, offsets, this.tables + out * entries * 16,
+          entries, this.group, this.span, this.correction + out * BORDERS * 4, scale, bias + 4 * out, mode, row,
+          Math.min(row + some, height), width, height, length, codes.channels, output.channels);
+      }
+    }
+    memory.top = mark;
+  }
+}
+
+// Enough rows for the cache, an even number, because look-ups take two at once.
+const rowsAtOnce = (width, pixels) => 2 * Math.ceil(pixels / width / 2);
+
+// For each output and kind of border, the sum of the weights whose taps lie inside the picture.
+function sumsInside(codes, outs, ins) {
+  const sums = new Int32Array(outs * BORDERS);
+  for (let out = 0; out < outs; out++) {
+    for (let i = 0; i < ins * 9; i++) {
+      const row = Math.floor(i % 9 / 3), column = i % 3;
+      const outside = (row === 0) | (row === 2) << 1 | (column === 0) << 2 | (column === 2) << 3;
+      for (let border = 0; border < BORDERS; border++) {
+        if (!(border & outside)) sums[out * BORDERS + border] += codes[out * ins * 9 + i];
+      }
+    }
+  }
+  return sums;
+}
+
+// {codes, step} of a packed weight: each value is a whole number of steps, at most `steps` of them.
+function integerWeights(tensors, name, count, steps) {
+  const { shape, values } = tensor(tensors, `${name}.codebook`);
+  const book = Array.from(values);
+  const step = shape[0] === 1 ? commonStep(book, steps) : null;
+  if (!step) throw new Error(`The engine cannot run this network: the weights of ${name} are not on one grid.`);
+  const whole = book.map(value => Math.round(value / step));
+  return { codes: Int8Array.from(codebookIndices(tensors, name, count), index => whole[index]), step };
+}
+
+function codebookIndices(tensors, name, count) {
+  const size = tensor(tensors, `${name}.codebook`).shape[1];
+  const indices = unpackIndices(tensor(tensors, `${name}.packed`).values, Math.max(1, 32 - Math.clz32(size - 1)), count);
+  if (indices.some(index => index >= size)) throw new Error(`${name} refers to a value that its codebook does not have.`);
+  return indices;
+}
+
+// The largest float32 step of which all values are whole multiples, to the bit: value = fround(n · step), |n| ≤ steps.
+function commonStep(values, steps) {
+  const smallest = Math.min(...values.map(Math.abs).filter(value => value > 0));
+  if (smallest === Infinity) return 1; // all weights are zero
+  const fits = step => values.every(value => {
+    const n = Math.round(value / step);
+    return Math.abs(n) <= steps && float(n * step) === value;
+  });
+  for (let n = 1; n <= steps; n++) {
+    // The division rounds; the step that was multiplied lies within a few units in the last place.
+    for (let units = 0; units <= 4; units++) {
+      for (const sign of [1, -1]) {
+        const step = float(smallest / n * (1 + sign * units * 2 ** -24));
+        if (fits(step)) return step;
+      }
+    }
+  }
+  return null;
+}
