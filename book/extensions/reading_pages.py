@@ -33,7 +33,8 @@ def setup(app: Any) -> dict[str, Any]:
 def _read(app: Any, tree: nodes.document) -> None:
     if not str(app.env.doc2path(app.env.docname)).endswith(".ipynb") or app.builder.format != "html":
         return
-    words = len(tree.astext().split()) - sum(len(each.astext().split()) for each in tree.findall(nodes.literal_block))
+    prose = (nodes.paragraph, nodes.title, nodes.caption)
+    words = sum(len(each.astext().split()) for each in tree.findall(lambda node: isinstance(node, prose)))
     for cell in list(tree.findall(_is_cell)):
         _dedent(cell)
         _fold_drawing(cell)
