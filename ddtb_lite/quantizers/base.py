@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -148,8 +148,8 @@ class Method:
     over). With `cuts_tails` bounds start at a percentile of the activations. With `calibrates_in_full_precision`
     bounds start from what the network computes before anything is quantized, otherwise from what the layers before,
     already quantized, produce. Training adds `quantization_loss_weight` times the sum of all values of
-    `quantization_error` to its loss. With `mismatch_weight`, a function of the network's name, it adds the
-    gradient of that sum instead, times this weight and as far as it agrees with the loss's. Without
+    `quantization_error` to its loss. With `cooperative_loss_weights` it adds the gradient of that sum instead, for each
+    parameter tensor times the weight and ½(1 + cos) of the angle between it and the reconstruction loss's. Without
     `quantizes_shortcuts` there are no fully quantized networks.
     """
 
@@ -164,8 +164,8 @@ class Method:
     bound_learning_rate: float | None = None
     calibrates_in_full_precision: bool = False
     quantization_loss_weight: float = 0.0
+    cooperative_loss_weights: Mapping[str, float] = field(default_factory=dict)
     quantizes_shortcuts: bool = True
-    mismatch_weight: Callable[[str], float] | None = None
 
     @property
     def lowest_bits(self) -> int:
@@ -174,3 +174,8 @@ class Method:
     @property
     def highest_bits(self) -> int:
         return self.activation.highest_bits
+
+    def cooperative_loss_weight(self, network: str) -> float:
+        """The weight for a network of that name: its own, or the one for all others, whose name is empty."""
+        weights = self.cooperative_loss_weights
+        return weights.get(network, weights.get("", 0.0))

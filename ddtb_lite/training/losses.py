@@ -88,7 +88,7 @@ class Objective(nn.Module):
     A full-precision network minimizes L1. A student with a `teacher` adds structured knowledge transfer and, if
     the recipe asks for it, the blocks' relative errors; gates in warm-up add their regularization, some methods a
     quantization loss, and an `adversary` what its discriminator says. `sr` keeps the last output for it. A method with
-    a `mismatch_weight` has a part "mismatch" that is not in the sum: a step adds its gradient.
+    cooperative gradients has a part "mismatch" that is not in the sum: a step adds its gradient.
     """
 
     def __init__(
@@ -104,8 +104,7 @@ class Objective(nn.Module):
         self.dtype = DTYPES[precision]
         method = None if network.quantization is None else METHODS[network.quantization.method]
         self.quantization_loss_weight = 0.0 if method is None else method.quantization_loss_weight
-        weigh = None if method is None else method.mismatch_weight
-        self.mismatch_weight = 0.0 if weigh is None else weigh(network.name)
+        self.mismatch_weight = 0.0 if method is None else method.cooperative_loss_weight(network.name)
 
     def forward(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
         """Patches N×3×h×w and N×3×H×W to the weighted sum "loss" and its parts unweighted, in float32."""

@@ -87,9 +87,10 @@ class TrainingStep:
         return means
 
     def _backward(self, losses: dict[str, Tensor]) -> None:
-        """Gradients of the loss, and of a mismatch as far as the two agree, parameter by parameter.
+        """Gradients of the loss, and of a mismatch as far as the two agree, for each parameter tensor.
 
-        With a loss scale they pass through float16 enlarged, and are made small again.
+        ODM's loss is L1 alone; here it is all that the recipe sums up, for this method as for any. With a loss scale
+        gradients pass through float16 enlarged, and are made small again.
         """
         factor = 1 if self.loss_scale is None else self.loss_scale.factor
         mismatch = self._mismatch_gradients(losses["mismatch"], factor) if "mismatch" in losses else {}

@@ -91,7 +91,7 @@ def run(case: str, out: Path) -> dict[str, Tensor]:
     network, teacher, recipe = CASES[case]()
     with pytest.MonkeyPatch.context() as patched:
         if case == "mismatch":  # a gradient that does not come from the backward pass in which processes take means
-            method = replace(METHODS["fqsr"], quantization_loss_weight=0.0, mismatch_weight=lambda _: 0.5)
+            method = replace(METHODS["fqsr"], quantization_loss_weight=0.0, cooperative_loss_weights={"": 0.5})
             patched.setitem(METHODS, "fqsr", method)
         train(network, DATA, recipe, teacher=teacher, out=out, progress=False, device="cpu")
     return network.state_dict()

@@ -24,11 +24,7 @@ RECIPE_AT_ONCE = RECIPE.override(falling_bits=())
 @pytest.fixture(autouse=True)
 def _mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     """FQSR's quantizers say how far they are off; here that is a mismatch, of a weight that depends on the network."""
-    method = replace(
-        METHODS["fqsr"],
-        quantization_loss_weight=0.0,
-        mismatch_weight=lambda network: WEIGHT if network == "edsr" else 0.0,
-    )
+    method = replace(METHODS["fqsr"], quantization_loss_weight=0.0, cooperative_loss_weights={"edsr": WEIGHT})
     monkeypatch.setitem(METHODS, "fqsr", method)
 
 
