@@ -263,8 +263,9 @@ def test_two_processes_train_what_one_trains(case: str, pair: Path, tmp_path: Pa
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         if name.startswith("step.optimizer."):
-            # In the moments a wrong factor shows, which the weights would not tell.
-            assert (got[name] - value).abs().max() <= 1e-4 * value.abs().max(), name
+            # In the moments a wrong factor shows, which the weights would not tell. A value that rounding takes across
+            # a bound changes that bound's gradient by a little more than rounding itself does.
+            assert (got[name] - value).abs().max() <= 1e-3 * value.abs().max(), name
         elif not name.endswith("gate.reduce.weight"):
             # A convolution before batch norm gets next to no gradient along itself, and Adam makes steps of the noise.
             torch.testing.assert_close(
