@@ -63,7 +63,7 @@ class SuperResolutionNetwork(nn.Module):
     A subclass also brings what the papers and the released code say of it: a new network is one file.
     """
 
-    name: ClassVar[str]
+    name: str
     # Sections 3, 5 and 6: the fraction of quantizers with a gate, and where bounds of activations and weights start.
     gate_ratio: ClassVar[float]
     percentile: ClassVar[float]

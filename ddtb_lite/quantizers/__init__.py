@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from . import dorefa, dual_bound, fqsr, lsq, minmax, pact, pams, reactnet
+from . import daq, dorefa, dual_bound, fqsr, lsq, minmax, odm, pact, pams, reactnet
 from .base import ActivationQuantizer, Method, Quantizer, WeightQuantizer
 from .dual_bound import DualBound, PercentileWeight
 
-METHODS: dict[str, Method] = {
+# What there was when DDTB came out, itself included, and what came after it.
+EARLIER: dict[str, Method] = {
     module.METHOD.name: module.METHOD for module in (dual_bound, minmax, dorefa, pact, pams, lsq, fqsr, reactnet)
 }
+LATER: dict[str, Method] = {module.METHOD.name: module.METHOD for module in (daq, odm)}
+METHODS = EARLIER | LATER
 
 __all__ = [
+    "EARLIER",
+    "LATER",
     "METHODS",
     "ActivationQuantizer",
     "DualBound",

@@ -27,6 +27,8 @@ from ddtb_lite.quantizers.fqsr import FQSRActivation
 torch.set_num_threads(1)
 
 UNIFORM = [name for name, method in METHODS.items() if method.highest_bits > 1]
+# DAQ's levels are each channel's own, see test_daq.
+EVENLY = [name for name in UNIFORM if name != "daq"]
 WIDTHS = [(name, bits) for name in UNIFORM for bits in range(2, 9)] + [("reactnet", 1)]
 SIGNS = pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
 
@@ -39,6 +41,8 @@ TRAINED: dict[str, tuple[set[str], set[str]]] = {
     "pams": ({"alpha"}, set()),
     "lsq": ({"step"}, {"step"}),
     "fqsr": ({"clip"}, {"clip"}),
+    "daq": (set(), set()),
+    "odm": ({"lower", "upper"}, {"gamma"}),
     "reactnet": ({"threshold", "input_shift", "slope", "output_shift"}, set()),
 }
 
@@ -82,6 +86,47 @@ def learned_step(x: Tensor, step: Tensor, lowest: int, highest: int, count: int)
     return round_(torch.clamp(x / s, lowest, highest)) * s
 
 
+def standard_deviation(values: Tensor, correction: int = 1) -> Tensor:
+    return ((values - values.mean()).square().sum() / (len(values) - correction)).sqrt()
+
+
+def half_steps(x: Tensor, delta: Tensor, lvls: float) -> Tensor:
+    """DAQ's grid around zero."""
+    t = (lvls - 0.5) * delta
+    return torch.clamp((torch.round(x / delta + 0.5) - 0.5) * delta, -t, t)
+
+
+def channel_by_channel(x: Tensor, bits: int, nonnegative: bool, steps: Tensor) -> Tensor:
+    """DAQ, one image and one channel after the other; the code's formulas after a ReLU."""
+    result = torch.empty_like(x)
+    for n, image in enumerate(x):
+        sigmas = []
+        for channel in image:
+            if nonnegative:
+                count = (channel > 0).sum() + 1
+                mean = channel.clamp(min=0).sum() / count
+                sigmas.append((channel.clamp(min=0).square().sum() / count - mean**2).sqrt())
+            else:
+                sigmas.append(standard_deviation(channel.flatten()))
+        sigma = torch.stack(sigmas)
+        sigma = half_steps(sigma - sigma.mean(), steps[1] * standard_deviation(sigma), 2**4 / 2) + sigma.mean()
+        for c, channel in enumerate(image):
+            delta = steps[0] * sigma[c]
+            if nonnegative:
+                t = (2**bits / 2 - 0.5) * delta
+                centered = (torch.round((channel - t) / delta + 0.5) - 0.5) * delta
+                result[n, c] = torch.maximum(centered, -t) + t
+            else:
+                result[n, c] = half_steps(channel - channel.mean(), delta, 2**bits / 2) + channel.mean()
+    return x + (result - x).detach()
+
+
+def from_lower(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
+    s = (upper - lower) / n
+    clipped = torch.minimum(torch.maximum(x, lower), upper)
+    return round_((clipped - lower) / s) * s + lower
+
+
 Own = dict[str, Tensor]  # a quantizer's parameters and buffers
 
 
@@ -100,6 +145,10 @@ def activation_reference(method: str, bits: int, nonnegative: bool, x: Tensor, o
         return clipped_activation(x, alpha, n // 2) - clipped_activation(-x, alpha, n // 2)
     if method == "pams":
         return max_scale(x, own["alpha"], bits)
+    if method == "daq":
+        return channel_by_channel(x, bits, nonnegative, own["steps"])
+    if method == "odm":
+        return from_lower(x, own["lower"], own["upper"], n)
     lowest, highest = (0, n) if nonnegative else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return learned_step(x, own["step"], lowest, highest, x[0].numel())
 
@@ -119,6 +168,11 @@ def weight_reference(method: str, bits: int, weight: Tensor, own: Own) -> Tensor
         return max_scale(weight, data.abs().max(), bits)
     if method == "fqsr":
         return without_zero(weight, own["clip"], n)
+    if method == "daq":
+        delta = own["step"] * standard_deviation(data.flatten())
+        return weight + (half_steps(data, delta, 2**bits / 2) - data)
+    if method == "odm":
+        return without_zero(weight, own["gamma"] * float(np.percentile(data.abs().numpy(), 99)), n)
     return learned_step(weight, own["step"], -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, weight.numel())
 
 
@@ -198,21 +252,25 @@ def check_levels(symmetric: bool, count: int, levels: np.ndarray) -> None:
 
 @SIGNS
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("method", UNIFORM)
+@pytest.mark.parametrize("method", EVENLY)
 def test_levels_of_activations(method: str, bits: int, nonnegative: bool) -> None:
     quantizer = activation(method, bits, nonnegative)
     quantizer.initialize(draw(3, nonnegative) / 10, 99)  # so small that a learned step's levels all occur
     sweep = torch.linspace(-400, 400, 20_001, dtype=torch.float64).view(1, 1, 1, -1)
     symmetric = method == "pams" or (method in ("dorefa", "pact", "fqsr") and not nonnegative)
     one_less = symmetric and method in ("pams", "pact")  # zero in the middle
+    if method == "odm":  # from one bound to the other, wherever zero is
+        expected = np.linspace(quantizer.lower.item(), quantizer.upper.item(), 2**bits)
+        np.testing.assert_allclose(levels_of(quantizer, sweep), expected, rtol=1e-6, atol=1e-6)
+        return
     check_levels(symmetric, 2**bits - one_less, levels_of(quantizer, sweep))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("method", UNIFORM)
+@pytest.mark.parametrize("method", EVENLY)
 def test_levels_of_weights(method: str, bits: int) -> None:
     quantizer = weight_quantizer(method, bits)
-    symmetric = method in ("dorefa", "pact", "pams", "fqsr")
+    symmetric = method in ("dorefa", "pact", "pams", "fqsr", "odm")
     highest = 0.3 if symmetric else 0.31
     weight = torch.linspace(-0.3, highest, 20_736, dtype=torch.float64).view(48, 48, 3, 3)
     quantizer.initialize(weight / 20)

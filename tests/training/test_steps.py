@@ -270,6 +270,8 @@ BOUND_NAMES = {
     "pams": ["alpha"],
     "lsq": ["step"],
     "fqsr": ["clip"],
+    "daq": [],
+    "odm": ["upper", "lower"],
     "reactnet": ["threshold", "input_shift", "output_shift"],  # the slope is a mere number
 }
 
