@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 
 from ..reproduction import progress, results
 from ..reproduction.claims import ledger, summary
@@ -25,4 +26,8 @@ def run(options: argparse.Namespace) -> None:
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
         cost = claim.run or (f"about {claim.hours:.2f} H100-hours by arithmetic" if claim.command else "")
         print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:18s} {cost}")
-    print(", ".join(f"{count} {status}" for status, count in summary(claims).items()))
+        if claim.gap:
+            print(f"{'':38s} gap to full precision: {claim.gap}")
+    gaps = Counter(claim.gap.status for claim in claims if claim.gap)
+    for counted in (gaps, summary(claims)):
+        print(", ".join(f"{count} {status}" for status, count in counted.items()))

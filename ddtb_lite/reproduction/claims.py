@@ -1,6 +1,7 @@
 """The claims ledger: each score that the paper prints, what we measured for it, and a computed verdict.
 
-`python -m ddtb_lite.ledger` prints it: done, done by a short run, or not run and what that would cost.
+`python -m ddtb_lite ledger` prints it: done, done by a short run, or not run and what that would cost. Beside the
+verdict on a quantized network's score stands one on its gap to full precision, which short runs may earn too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..training.recipe import Recipe
 from . import progress, results
 from .estimates import outline
 from .experiment import TRAINING_DATA, Experiment
+from .gaps import Gap, gap_of, teacher_counts
 from .grid import FULLY_PERCENTILE, experiments
 
 # How far two honest runs of one recipe lie apart; the authors call less than this noise.
@@ -34,8 +36,10 @@ class Claim:
     `command` produced ours or would produce it; it is empty for a method that the package does not have.
 
     `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
-    shorter one is shown and not judged. `hours` are GPU-hours on one H100, by arithmetic, for what was not
-    run. `seeds` are the PSNR of all runs that differ from the best one by their seed, its own first.
+    shorter one is shown and not judged, nor is one on other training data or from a teacher that is not the paper's.
+    `hours` are GPU-hours on one H100, by arithmetic, for what was not run. `seeds` are the PSNR of all runs that
+    differ from the best one by their seed, its own first. `gap` is to full precision; `as_prescribed` says whether the
+    run kept its preset's training data, `teacher_counts` whether its teacher scores as printed.
     """
 
     table: str
@@ -54,14 +58,24 @@ class Claim:
     seeds: tuple[float, ...] = ()
     paper_ssim: float | None = None
     ours_ssim: float | None = None
+    gap: Gap | None = None
+    as_prescribed: bool = True
+    teacher_counts: bool = True
 
     @property
     def status(self) -> str:
-        """One of "reproduced", "approximate", "contradicted", "short run", "not run" or "not here"."""
+        """One of "reproduced", "approximate", "contradicted"; else why it is none of them.
+
+        "short run", "other data", "other teacher", "not run", or "not here" for a method that the package lacks.
+        """
         if self.ours is None:
             return "not run" if self.command else "not here"
         if self.preset != "paper":
             return "short run"
+        if not self.as_prescribed:
+            return "other data"
+        if not self.teacher_counts:
+            return "other teacher"
         difference = abs(self.ours - self.paper)
         if difference <= REPRODUCED_WITHIN:
             return "reproduced"
@@ -70,7 +84,9 @@ class Claim:
 
 def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
     """One `Claim` for each score in the main table and Table S2; `measured` defaults to `data/results`."""
-    measured = results.all_results() if measured is None else measured
+    carried = results.all_results()
+    measured = carried if measured is None else measured
+    measured = {name: run for name, run in measured.items() if progress.counts(run)}
     claims = []
     for table, rows in results.paper_tables().items():
         if table not in PURPOSES:
@@ -79,7 +95,8 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
             model, scale, bits = row["model"].lower(), int(row["scale"]), int(row["bits"])
             method = row["method"].lower()
             fully = table != "main_results"
-            runs = runs_of(measured, model, scale, bits, method, fully, row["dataset"])
+            wanted = (model, scale, bits, method, fully, row["dataset"])
+            runs = runs_of(measured, *wanted) or runs_of(measured, *wanted, any_data=True)
             run = runs[0] if runs else None
             scores = [each["scores"][row["dataset"]] for each in runs]
             ours = _experiment(table, model, scale, bits, method)
@@ -101,6 +118,9 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                     tuple(score["psnr"] for score in scores),
                     float(row["ssim"]) if row["ssim"] else None,
                     scores[0].get("ssim") if run else None,
+                    gap_of(runs, row["dataset"], float(row["psnr_db"]), measured, carried),
+                    run is None or trained_on_its_data(run),
+                    run is None or teacher_counts(run, measured, carried),
                 )
             )
     return claims
@@ -114,12 +134,13 @@ def runs_of(
     method: str,
     fully: bool = False,
     dataset: str = "Set5",
+    any_data: bool = False,
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and on the preset's
-    training data. Smaller networks and ablations are other networks. In full precision (`method` "fp") `bits` do not
-    matter.
+    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and, unless `any_data`
+    will do, on the preset's training data. Smaller networks and ablations are other networks. In full precision
+    (`method` "fp") `bits` do not matter.
     """
 
     def preset(run: dict[str, Any]) -> str:
@@ -131,7 +152,7 @@ def runs_of(
             return False
         if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
-        if not _as_prescribed(config):
+        if not (_as_prescribed(config) and (any_data or trained_on_its_data(run))):
             return False
         if config["quantization"] is None:
             return method == "fp"
@@ -153,14 +174,19 @@ def _full_size(config: dict[str, Any]) -> bool:
 
 
 def _as_prescribed(config: dict[str, Any]) -> bool:
-    """Whether a run kept the recipe and the training data of its preset, or took its method's own learning rates."""
+    """Whether a run kept the recipe of its preset, or took its method's own learning rates."""
     quantization, recipe = config["quantization"], config["recipe"]
     how = None if quantization is None else Quantization(**quantization)
     network = outline(config["model"], config["scale"], quantization=how)
     name = recipe["preset_name"]
     presets = [Recipe.preset(name, network, own_rates) for own_rates in (False, True)]
-    same_data = config["training_data"] == list(TRAINING_DATA[name])
-    return same_data and any(preset.agrees_with(recipe) for preset in presets)
+    return any(preset.agrees_with(recipe) for preset in presets)
+
+
+def trained_on_its_data(run: dict[str, Any]) -> bool:
+    """Whether a run kept the training data of its preset."""
+    config = run["config"]
+    return config["training_data"] == list(TRAINING_DATA[config["recipe"]["preset_name"]])
 
 
 def _is_ablation(config: dict[str, Any]) -> bool:

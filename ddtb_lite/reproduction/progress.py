@@ -29,6 +29,11 @@ def length(result: dict[str, Any]) -> int:
     return PRESETS.index(name) if name in PRESETS else -1
 
 
+def counts(result: dict[str, Any]) -> bool:
+    """Whether a result says something about its network: a smoke run shows that a machine works, and nothing else."""
+    return length(result) > PRESETS.index("smoke")
+
+
 def together(published: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Published results and one's own, by name: of two alike in name the longer training, else one's own."""
     newer = {name: run for name, run in own.items() if name not in published or length(run) >= length(published[name])}

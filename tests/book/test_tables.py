@@ -105,7 +105,16 @@ def test_a_table_refuses_a_row_of_another_length() -> None:
 
 def test_a_verdict_has_the_class_that_the_style_sheet_knows() -> None:
     sheet = (Path(__file__).parents[2] / "book/_static/book.css").read_text(encoding="utf-8")
-    for status in ("reproduced", "approximate", "contradicted", "not run", "not here"):
+    for status in (
+        "reproduced",
+        "approximate",
+        "contradicted",
+        "not run",
+        "not here",
+        "gap as printed",
+        "smaller gap",
+        "larger gap",
+    ):
         found = re.fullmatch(r'<span class="verdict ([a-z-]+)">(.+)</span>', tables.verdict(status))
         assert found and found.group(2) == status
         assert f".verdict.{found.group(1)}" in sheet

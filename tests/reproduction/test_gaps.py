@@ -1,0 +1,121 @@
+"""Verdicts of the gap: ours between our own teacher and student, beside the printed one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ddtb_lite.cli import main
+from ddtb_lite.reproduction import results
+from ddtb_lite.reproduction.claims import Claim, ledger
+from ddtb_lite.reproduction.estimates import outline
+from ddtb_lite.reproduction.experiment import TRAINING_DATA
+from ddtb_lite.reproduction.grid import experiments
+from ddtb_lite.training.recipe import Recipe
+
+QUANTIZATION = {"method": "ddtb", "bits": 2, "variant": "paper", "gate_ratio": 0.3, "percentile": 99.0, "fully": False}
+
+
+def run(name: str, psnr: float, preset: str = "short", seed: int = 0, teacher: str | None = None) -> dict[str, Any]:
+    """A result of EDSR ×4 on Set5: in full precision, or with a `teacher` at 2 bits."""
+    experiment = experiments()["edsr_x4_ddtb_2bit" if teacher else "edsr_x4"]
+    return {
+        "run": name,
+        "seed": seed,
+        "command": "made up",
+        "scores": {"Set5": {"psnr": psnr, "ssim": 0.8}},
+        "config": {
+            "model": "edsr",
+            "scale": 4,
+            "architecture": outline("edsr", 4).architecture,
+            "quantization": QUANTIZATION if teacher else None,
+            "recipe": json.loads(json.dumps(vars(Recipe.preset(preset, experiment.network)))),
+            "training_data": list(TRAINING_DATA[preset]),
+            "teacher": teacher and f"runs/{teacher}/{teacher}.safetensors",
+        },
+    }
+
+
+def verdict(*runs: dict[str, Any]) -> Claim:
+    """What the ledger says of DDTB at 2 bits on Set5, where the paper prints 30.97 dB, 1.13 below full precision."""
+    claims = ledger({each["run"]: each for each in runs})
+    return next(
+        claim
+        for claim in claims
+        if (claim.model, claim.scale, claim.bits, claim.method, claim.dataset) == ("EDSR", 4, 2, "DDTB", "Set5")
+        and claim.table == "main_results"
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "status"),
+    [
+        (30.00, "larger gap"),  # 1.5 dB below the teacher
+        (30.26, "larger gap"),  # 1.24: 0.11 more than printed
+        (30.27, "gap as printed"),  # 1.23: a tenth more, the most that counts as the same
+        (30.47, "gap as printed"),  # 1.03
+        (30.48, "smaller gap"),
+    ],
+)
+def test_a_tenth_of_a_decibel_is_the_same_gap(student: float, status: str) -> None:
+    claim = verdict(run("full", 31.5), run("student", student, teacher="full"))
+    assert claim.gap is not None and claim.gap.status == status
+    assert claim.gap.paper == pytest.approx(1.13) and claim.gap.ours == pytest.approx(31.5 - student)
+    assert claim.status == "short run", "and the score is not judged"
+    assert "teacher full with 31.50 dB, short run" in str(claim.gap)
+
+
+def test_seeds_that_scatter_widen_the_verdict() -> None:
+    """Gaps 1.2, 1.5 and 1.8: mean 1.5, standard deviation 0.3, and 1.13 lies 0.37 away; 1.3, 1.5, 1.7 do not reach."""
+    teacher = run("full", 31.5)
+    wide = [run(f"s{seed}", 31.5 - gap, seed=seed, teacher="full") for seed, gap in enumerate((1.1, 1.5, 1.9))]
+    narrow = [run(f"s{seed}", 31.5 - gap, seed=seed, teacher="full") for seed, gap in enumerate((1.3, 1.5, 1.7))]
+    found = verdict(teacher, *wide).gap
+    assert found is not None and (found.ours, found.spread) == (pytest.approx(1.5), pytest.approx(0.4))
+    assert found.status == "gap as printed"
+    found = verdict(teacher, *narrow).gap
+    assert found is not None and found.spread == pytest.approx(0.2) and found.status == "larger gap"
+
+
+def test_a_smoke_run_counts_for_nothing() -> None:
+    assert verdict(run("full", 31.5), run("s", 30.4, "smoke", teacher="full")).status == "not run"
+    assert verdict(run("full", 31.5, "smoke"), run("s", 30.4, teacher="full")).gap is None
+
+
+def test_without_its_teacher_a_run_has_no_gap() -> None:
+    assert verdict(run("other", 31.5), run("s", 30.4, teacher="full")).gap is None
+
+
+def test_a_student_of_another_teacher_is_judged_by_its_gap_alone() -> None:
+    student = run("s", 30.97, "paper", teacher="full")
+    printed = verdict(run("full", 32.01, "paper"), student)
+    assert printed.status == "reproduced"
+    weak = verdict(run("full", 31.99, "paper"), student)
+    assert weak.status == "other teacher" and weak.gap is not None and weak.gap.status == "smaller gap"
+    assert verdict(student).status == "other teacher", "a teacher that nobody can look at is none"
+
+
+def test_other_training_data_earn_a_gap_alone() -> None:
+    student = run("s", 30.97, "paper", teacher="full")
+    student["config"]["training_data"] = ["T91"]
+    claim = verdict(run("full", 32.1, "paper"), student)
+    assert claim.status == "other data" and claim.gap is not None and claim.gap.data == ("T91",)
+    prescribed = run("t", 30.5, "paper", seed=1, teacher="full")
+    assert verdict(run("full", 32.1, "paper"), student, prescribed).run == "t", "the prescribed data come first"
+
+
+def test_todays_short_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand from the result files: full precision minus the mean over seeds, on Set5."""
+    measured = results.all_results()
+
+    def psnr(name: str) -> float:
+        return measured[name]["scores"]["Set5"]["psnr"]
+
+    seeds = [psnr(f"edsr_x4_ddtb_3bit{ending}") for ending in ("", "_seed1", "_seed2")]
+    claim = next(each for each in ledger() if each.run == "edsr_x4_ddtb_3bit" and each.dataset == "Set5")
+    assert claim.gap is not None
+    assert claim.gap.ours == pytest.approx(psnr("edsr_x4") - sum(seeds) / 3, abs=1e-9)
+    assert main(["ledger"]) == 0
+    assert f"gap as printed: {claim.gap.ours:.2f} ± " in capsys.readouterr().out
