@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ..reproduction import results
+from ..reproduction.inference_ratios import measure
 from ..reproduction.ratios import benchmark
 from ..reproduction.throughput import paper_steps
 from ..support.files import atomic_write, check_folder
@@ -18,6 +19,7 @@ def add(choices: arguments.Choices) -> None:
     about = "Speed and memory, each as a ratio to a peer in the same process."
     each = arguments.command(choices, "benchmark", about, run)
     each.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    each.add_argument("--inference", action="store_true", help="what integers and standard files buy, on this CPU")
     each.add_argument("--json", action="store_true", help="print one JSON object")
     each.add_argument("--out", type=Path, metavar="FILE", help="also write what was measured, and where (.json)")
 
@@ -26,6 +28,8 @@ def run(options: argparse.Namespace) -> None:
     """Measure, and print one ratio a line or JSON."""
     if options.out:
         check_folder(options.out)
+    if options.inference:
+        return _inference(options)
     ratios = benchmark(options.device)
     # The paper's networks take a CPU seconds a step, and tell nothing that the ratios do not.
     measured = [] if options.device == "cpu" else paper_steps(options.device)
@@ -41,3 +45,19 @@ def run(options: argparse.Namespace) -> None:
         print(f"{name:28s} {ratio.value:6.2f}  {ratio.about}")
     for each in measured:
         print(each)
+
+
+def _inference(options: argparse.Namespace) -> None:
+    if options.device != "cpu":
+        raise ValueError("--inference measures a CPU: leave out --device.")
+    facts = measure()
+    if options.out:
+        atomic_write(options.out, f"{json.dumps(facts, indent=1)}\n".encode())
+    if options.json:
+        print(json.dumps(facts))
+        return
+    for row in facts["rows"]:
+        what = f"EDSR ×{row['scale']} {row['part']}, {row['version']}, {row['threads']} thread(s)"
+        print(f"{what:56s} time {row['time']:6.2f}  promised {row['promised']:7.4f}")
+    for version, peak in facts["memory"].items():
+        print(f"peak memory, {version:43s} {peak / 1e6 if peak else float('nan'):8.1f} MB")

@@ -33,32 +33,22 @@ class OnnxNetwork(SuperResolutionNetwork):
     ONNX Runtime does not know, `RuntimeError` without `onnxruntime`.
     """
 
+    name = "onnx"
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__()
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-        runtime = needed("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors come as exceptions
-        try:
-            self.session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of many kinds, one for each thing that can be wrong with a file
-            reason = " ".join(str(error).split())
-            advice = "; export it with an older opset, or update onnxruntime" if "opset" in reason.lower() else ""
-            raise ValueError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {reason}{advice}.") from error
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
+        session = _session(path)
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA)
         if text is None:
             raise ValueError(
                 f"{path} was not made by this package, so that nobody knows what its numbers mean: write one with "
                 "ddtb_lite.export(network, path), or run it in a program of its own."
             )
         try:
-            self.provenance: dict[str, Any] = json.loads(text)
-            self.name, self.scale = self.provenance["network"], self.provenance["scale"]
-            self.architecture = self.provenance["architecture"]
+            provenance: dict[str, Any] = json.loads(text)
+            super().__init__(provenance["scale"], **provenance["architecture"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: what it says about itself cannot be read.") from error
+        self.session, self.provenance = session, provenance
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,3 +64,18 @@ class OnnxNetwork(SuperResolutionNetwork):
 
     def block_names(self) -> list[str]:
         return []
+
+
+def _session(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    runtime = needed("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors come as exceptions
+    try:
+        return runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds, one for each thing that can be wrong with a file
+        reason = " ".join(str(error).split())
+        advice = "; export it with an older opset, or update onnxruntime" if "opset" in reason.lower() else ""
+        raise ValueError(f"ONNX Runtime {runtime.__version__} cannot run {path}: {reason}{advice}.") from error

@@ -221,7 +221,7 @@ def test_two_bits_take_two_bits(tmp_path: Path) -> None:
 
 def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
     file = exported(ddtb.pretrained("edsr_x2_ddtb_3bit"), tmp_path)
-    assert (file.name, file.scale, file.architecture["n_blocks"]) == ("edsr", 2, 16)
+    assert (file.provenance["network"], file.scale, file.architecture["n_blocks"]) == ("edsr", 2, 16)
     assert file.provenance["quantization"]["bits"] == 3
     assert file.provenance["metadata"] == json.loads(json.dumps(ddtb.pretrained("edsr_x2_ddtb_3bit").metadata))
     assert file.provenance["version"] == ddtb.__version__

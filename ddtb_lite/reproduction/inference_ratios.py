@@ -1,0 +1,189 @@
+"""What few bits buy when a network runs: time, memory and bytes, as ratios to full precision in the same process.
+
+Beside each time stands what the count of bit operations promises. One thread is timed by the processor's clock, which
+other programs on the machine do not move, several threads by the wall's.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoints, uniform
+from ..cost import complexity
+from ..deploy import export, to_integer
+from ..networks import SuperResolutionNetwork
+from ..networks.onnx_network import OnnxNetwork
+from .results import environment
+
+SIDE = 128
+REPEATS = 5
+FULL, STUDENT, FULLY = "edsr_x{}", "edsr_x{}_ddtb_2bit", "edsr_x{}_ddtb_4bit_fully"
+# Where Linux tells a process the most memory that it ever had, and what it has now.
+PROCESS_STATUS = Path("/proc/self/status")
+
+Run = Callable[[], Any]
+
+
+def measure(scales: tuple[int, ...] = (4, 2), repeats: int = REPEATS) -> dict[str, Any]:
+    """Everything, as one object for a result file: one row for each network, part, version and number of threads.
+
+    A row's `time` is the median of `repeats` runs divided by that of the same part in float32, `promised` the same ratio
+    in bit operations. The versions take turns, so that what else the machine does meets all of them. `memory` is the
+    peak beyond the loaded network while one picture is enlarged, `bytes` the size of each file. The picture is 128×128.
+    bf16 is left out where it is emulated.
+    """
+    rows: list[dict[str, Any]] = []
+    threads = torch.get_num_threads()
+    try:
+        for count in sorted({1, threads}):
+            torch.set_num_threads(count)
+            for scale in scales:
+                rows += _rows(scale, count, repeats)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "rows": rows,
+        "memory": {version: _memory(version) for version in ("fp32", "fake quantization", "integers")},
+        "bytes": {str(scale): _bytes(scale) for scale in scales},
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "environment": environment("cpu"),
+    }
+
+
+def _rows(scale: int, threads: int, repeats: int) -> list[dict[str, Any]]:
+    full, student, fully = (checkpoints.pretrained(name.format(scale)) for name in (FULL, STUDENT, FULLY))
+    fast, fast_fully = to_integer(student), to_integer(fully)
+    picture, features = (_random(channels) for channels in (3, 64))
+    blocks: dict[str, Run] = {
+        "fp32": lambda: _through_blocks(full, features),
+        "fake quantization": lambda: _through_blocks(student, features),
+        "integers": lambda: _through_blocks(fast, features),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"full": full, "student": student}
+        for name, network in files.items():
+            export(network, f"{folder}/{name}.onnx")
+        runtime = {name: OnnxNetwork(f"{folder}/{name}.onnx") for name in files}
+        whole: dict[str, Run] = {
+            "fp32": lambda: full(picture),
+            "fake quantization": lambda: student(picture),
+            "integers": lambda: fast(picture),
+            "integers, fully quantized": lambda: fast_fully(picture),
+            "ONNX Runtime, fp32": lambda: runtime["full"](picture),
+            "ONNX Runtime, 2 bits": lambda: runtime["student"](picture),
+        }
+        if not torch.backends.cpu.get_cpu_capability().startswith("AVX2"):  # where bf16 is emulated
+            bf16 = torch.autocast("cpu", torch.bfloat16)
+            blocks["bf16"] = lambda: _in(bf16, _through_blocks, full, features)
+            whole["bf16"] = lambda: _in(bf16, full, picture)
+            whole["integers, the rest in bf16"] = lambda: _in(bf16, fast, picture)
+        times = {"body": _medians(blocks, threads, repeats), "whole": _medians(whole, threads, repeats)}
+    promised = _promised(full, student, fully)
+    return [
+        {
+            "scale": scale,
+            "part": part,
+            "version": version,
+            "threads": threads,
+            "time": round(seconds / measured["fp32"], 3),
+            "promised": round(promised[part].get(version, 1.0), 4),
+        }
+        for part, measured in times.items()
+        for version, seconds in measured.items()
+    ]
+
+
+def _promised(full: SuperResolutionNetwork, *students: SuperResolutionNetwork) -> dict[str, dict[str, float]]:
+    bops = [complexity(network, (SIDE * network.scale,) * 2).bops for network in (full, *students)]
+    names = ("fake quantization", "integers", "integers, the rest in bf16", "ONNX Runtime, 2 bits")
+    two_bits = dict.fromkeys(names, bops[1] / bops[0])
+    return {
+        "body": dict.fromkeys(names, (2 / 32) ** 2),
+        "whole": {**two_bits, "integers, fully quantized": bops[2] / bops[0]},
+    }
+
+
+def _random(channels: int) -> Tensor:
+    noise = torch.rand(1, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 255
+    return noise.contiguous(memory_format=torch.channels_last)
+
+
+def _through_blocks(network: SuperResolutionNetwork, x: Tensor) -> Tensor:
+    for name in network.block_names():
+        x = network.get_submodule(name)(x)
+    return x
+
+
+def _in(context: AbstractContextManager[Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    with context:
+        return function(*arguments)
+
+
+def _medians(versions: dict[str, Run], threads: int, repeats: int) -> dict[str, float]:
+    clock = time.process_time if threads == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    with torch.inference_mode(), uniform.compiled():
+        for run in versions.values():
+            run()
+        for _ in range(repeats):
+            for name, run in versions.items():
+                start = clock()
+                run()
+                seconds[name].append(clock() - start)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+# -------------------------------------------------------------------------------------- bytes and memory
+
+
+def _bytes(scale: int) -> dict[str, int]:
+    """The sizes of the files of a network: ours and ONNX, in full precision and with 2 bits."""
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for version, name in (("full precision", FULL), ("2 bits", STUDENT), ("4 bits, fully quantized", FULLY)):
+            file = checkpoints.shipped(name.format(scale))
+            export(checkpoints.load(file), f"{folder}/network.onnx")
+            sizes[version] = file.stat().st_size
+            sizes[f"{version}, ONNX"] = Path(folder, "network.onnx").stat().st_size
+    return sizes
+
+
+def _memory(version: str) -> int | None:
+    """Bytes at the peak, in a process of its own; None where the system does not tell."""
+    if not PROCESS_STATUS.exists():
+        return None
+    command = [sys.executable, "-W", "ignore", "-m", "ddtb_lite.reproduction.inference_ratios", version]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_memory(version: str) -> int:
+    """Bytes that enlarging one picture needs beyond the loaded network. Run it in a fresh process."""
+    network = checkpoints.pretrained((FULL if version == "fp32" else STUDENT).format(4))
+    network = to_integer(network) if version == "integers" else network
+    small = _random(3)[..., :16, :16]
+    with torch.inference_mode():
+        network(small)
+        before = _process_bytes("VmRSS")
+        network(_random(3))
+    return _process_bytes("VmHWM") - before
+
+
+def _process_bytes(quantity: str) -> int:
+    lines = PROCESS_STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{quantity}:"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(peak_memory(sys.argv[1])))
