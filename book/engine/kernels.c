@@ -24,9 +24,10 @@ static inline void finish(float *out, v128_t value, int32_t mode) {
   wasm_v128_store(out, value);
 }
 
-// The pixels right of the picture, which the last vectors of a row have overwritten, are border again.
-static inline void clear_border(float *row, int32_t width, int32_t length) {
-  for (int32_t x = width + 1; x < length; x++) row[x] = 0;
+// The elements right of the picture, which the last vectors of a row have overwritten, are border again. They reach to
+// the next multiple of 16 pixels; `row` is the border's element before a multiple of 16.
+static inline void clear_border(float *row, int32_t width) {
+  for (int32_t x = width; x % PIXELS; x++) row[x + 1] = 0;
 }
 
 // ------------------------------------------------------------------------------------------------ look-up convolution
@@ -152,7 +153,7 @@ HOT void look_up_rows(float *out, const uint8_t *codes, const int32_t *offsets, 
     }
   }
   for (int32_t r = 0; r < rows; r++)
-    for (int32_t o = 0; o < OUTS; o++) clear_border(out + ((y + r + 1) * outs + o) * length, width, length);
+    for (int32_t o = 0; o < OUTS; o++) clear_border(out + ((y + r + 1) * outs + o) * length, width);
 }
 
 // Rows `first` to `last` of a block of OUTS outputs. `out` points at the block's first channel.
@@ -185,27 +186,29 @@ static inline void multiply(v128_t sums[OUTS][2], const float *in, const float *
 }
 
 HOT void multiply_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t mode,
-                      int32_t width, int32_t length) {
-  for (int32_t x = 0; x < width; x += 8) {
+                      int32_t columns, int32_t width, int32_t length) {
+  for (int32_t x = 0; x < columns; x += 8) {
     v128_t sums[OUTS][2];
     multiply(sums, in + x, weights, bias, ins, length);
     for (int o = 0; o < OUTS; o++)
       for (int half = 0; half < 2; half++) finish(out + o * length + x + 1 + 4 * half, sums[o][half], mode);
   }
-  for (int o = 0; o < OUTS; o++) clear_border(out + o * length, width, length);
+  if (columns == width)
+    for (int o = 0; o < OUTS; o++) clear_border(out + o * length, width);
 }
 
-// `rows` rows of a block of OUTS outputs out of `outs`. `in` points at the row above the first, `out` at the block's
-// first channel in the first row.
+// A block of OUTS outputs out of `outs`, in a tile of `rows` × `columns`, which is small enough for the cache. `in` points
+// at the row above the tile and the column before it, `out` at the block's first channel in the same column of the first
+// row. `width` is what lies right of the tile's left edge.
 void EXPORT(convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                         int32_t outs, int32_t mode, int32_t rows, int32_t width, int32_t length) {
+                         int32_t outs, int32_t mode, int32_t rows, int32_t columns, int32_t width, int32_t length) {
   for (int32_t y = 0; y < rows; y++)
-    multiply_row(out + y * outs * length, in + y * ins * length, weights, bias, ins, mode, width, length);
+    multiply_row(out + y * outs * length, in + y * ins * length, weights, bias, ins, mode, columns, width, length);
 }
 
 HOT void shuffle_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t outs,
-                     int32_t width, int32_t length, int32_t wide) {
-  for (int32_t x = 0; x < width; x += 8) {
+                     int32_t columns, int32_t width, int32_t length, int32_t wide) {
+  for (int32_t x = 0; x < columns; x += 8) {
     v128_t sums[OUTS][2];
     multiply(sums, in + x, weights, bias, ins, length);
     for (int row = 0; row < 2; row++)
@@ -216,15 +219,18 @@ HOT void shuffle_row(float *out, const float *in, const float *weights, const fl
         wasm_v128_store(to + 4, wasm_i32x4_shuffle(even, odd, 2, 6, 3, 7));
       }
   }
-  for (int row = 0; row < 2; row++) clear_border(out + row * outs * wide, 2 * width, wide);
+  if (columns == width)
+    for (int row = 0; row < 2; row++) clear_border(out + row * outs * wide, 2 * width);
 }
 
 // The same with a pixel shuffle by 2: the four outputs are four neighboring pixels of one channel out of `outs`, in a
 // tensor twice as wide and high, whose rows take `wide` elements a channel.
 void EXPORT(shuffle_convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                                 int32_t outs, int32_t rows, int32_t width, int32_t length, int32_t wide) {
+                                 int32_t outs, int32_t rows, int32_t columns, int32_t width, int32_t length,
+                                 int32_t wide) {
   for (int32_t y = 0; y < rows; y++)
-    shuffle_row(out + 2 * y * outs * wide, in + y * ins * length, weights, bias, ins, outs, width, length, wide);
+    shuffle_row(out + 2 * y * outs * wide, in + y * ins * length, weights, bias, ins, outs, columns, width, length,
+                wide);
 }
 
 // -------------------------------------------------------------------------------------------------- rounding to codes
@@ -281,7 +287,7 @@ void EXPORT(fake_quantize)(float *out, const float *values, const Grid *grid, in
   for (int32_t row = channels; row < channels * (height + 1); row++) {
     for (int32_t i = row * length + 1; i <= row * length + width; i += 4)
       finish(out + i, wasm_f32x4_mul(level(wasm_v128_load(values + i), grid), wasm_f32x4_splat(grid->step)), mode);
-    clear_border(out + row * length, width, length);
+    clear_border(out + row * length, width);
   }
 }
 
