@@ -25,9 +25,9 @@ class Convolution {
     this.bias = memory.store(bias);
   }
 
-  // `rows` rows of `input` to rows of `output`, each counted from a row of its own tensor: `from` and `to`. Tile by tile,
-  // so that what a tile's outputs all read stays in the cache.
-  run(output, input, mode, { from = 0, to = 0, rows = input.height, shuffle = false } = {}) {
+  // `rows` rows of `input`, from row `from` on, to `output`. Tile by tile, so that what all outputs of a tile read
+  // stays in the cache.
+  run(output, input, mode, { from = 0, rows = input.height, shuffle = false } = {}) {
     const { kernels } = this.memory;
     const { width, length } = input;
     for (let row = 0; row < rows; row += TILE_ROWS) {
@@ -38,10 +38,10 @@ class Convolution {
         for (let out = 0; out < this.outs; out += OUTS) {
           const weights = this.weights + out * this.ins * 36, bias = this.bias + 4 * out;
           if (shuffle) {
-            kernels.shuffle_convolution(output.at(to + 2 * row, out / OUTS) + 8 * left, above, weights, bias, this.ins,
+            kernels.shuffle_convolution(output.at(2 * row, out / OUTS) + 8 * left, above, weights, bias, this.ins,
               output.channels, high, wide, right, length, output.length);
           } else {
-            kernels.convolution(output.at(to + row, out) + 4 * left, above, weights, bias, this.ins, output.channels,
+            kernels.convolution(output.at(row, out) + 4 * left, above, weights, bias, this.ins, output.channels,
               mode, high, wide, right, length);
           }
         }
@@ -60,8 +60,9 @@ class LookUpConvolution {
     this.entries = planesOf(ins, bits) * 9;
     this.tables = memory.reserve(outs * this.entries * 16);
     const top = memory.top;
-    const largest = memory.kernels.tables(this.tables, memory.store(codes), outs, ins, bits, this.center);
+    const entry = memory.kernels.tables(this.tables, memory.store(codes), outs, ins, bits, this.center);
     memory.top = top;
+    const largest = Math.max(1, entry); // 0 if all weights are
     this.group = Math.floor(127 / largest);
     this.span = Math.floor(32767 / largest);
     this.largestWeight = codes.reduce((most, code) => Math.max(most, Math.abs(code)), 0);
@@ -120,13 +121,6 @@ function integerWeights(tensors, name, count, steps) {
   if (!step) throw new Error(`The engine cannot run this network: the weights of ${name} are not on one grid.`);
   const whole = book.map(value => Math.round(value / step));
   return { codes: Int8Array.from(codebookIndices(tensors, name, count), index => whole[index]), step };
-}
-
-function codebookIndices(tensors, name, count) {
-  const size = tensor(tensors, `${name}.codebook`).shape[1];
-  const indices = unpackIndices(tensor(tensors, `${name}.packed`).values, Math.max(1, 32 - Math.clz32(size - 1)), count);
-  if (indices.some(index => index >= size)) throw new Error(`${name} refers to a value that its codebook does not have.`);
-  return indices;
 }
 
 // The largest float32 step of which all values are whole multiples, to the bit: value = fround(n · step), |n| ≤ steps.
