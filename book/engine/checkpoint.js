@@ -14,8 +14,9 @@ const POWERS = Float64Array.from({ length: 31 }, (_, exponent) => 2 ** (exponent
 function readCheckpoint(bytes) {
   const damaged = why => new Error(`This checkpoint is damaged: ${why}. Load the page again.`);
   let described, text;
-  const content = 8 + Number(bytes.length < 8 ? -1 : new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-  if (content < 8 || content > bytes.length) throw damaged("it is cut short");
+  if (bytes.length < 8) throw damaged("it is cut short");
+  const content = 8 + Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+  if (content > bytes.length) throw damaged("it is cut short");
   try {
     const { __metadata__: metadata, ...entries } = JSON.parse(new TextDecoder().decode(bytes.subarray(8, content)));
     described = entries;
@@ -76,6 +77,15 @@ function canonical(text, left) {
     return `${token}${items.map(item => item.text).join(", ")}${close}`;
   };
   return value(0);
+}
+
+// Indices into the codebook of a packed weight.
+function codebookIndices(tensors, name, count) {
+  const size = tensor(tensors, `${name}.codebook`).shape[1];
+  const width = Math.max(1, 32 - Math.clz32(size - 1));
+  const indices = unpackIndices(tensor(tensors, `${name}.packed`).values, width, count);
+  if (indices.some(index => index >= size)) throw new Error(`${name} refers to a value that its codebook lacks.`);
+  return indices;
 }
 
 // Indices of `width` bits each, least significant bit first, without gaps.

@@ -1,4 +1,5 @@
-// Codes as the kernels keep them, row by row, plane by plane, and in the order H×W×C. A plane holds two channels at 2 bits.
+// Codes as the kernels keep them, row by row and plane by plane, and in the order H×W×C. At 2 bits a plane holds two
+// channels.
 
 const lengthOf = width => Math.ceil(width / 16) * 16 + 2;
 const planesOf = (channels, bits) => (bits === 2 ? channels / 2 : channels);

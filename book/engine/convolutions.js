@@ -2,6 +2,8 @@
 
 const OUTS = 4; // outputs that a kernel computes at once
 const BORDERS = 16; // kinds of border: bits for above, below, left and right
+const TILE_ROWS = 4;
+const TILE_COLUMNS = 64; // a multiple of 16
 const [STORE, RECTIFY, ADD] = [0, 1, 2]; // what becomes of a result
 
 // In full precision; the weights are rearranged so that those of OUTS outputs lie together.
@@ -23,20 +25,25 @@ class Convolution {
     this.bias = memory.store(bias);
   }
 
-  // Rows `first` to `last` of `input` to rows of `output`, each counted from a row of its own tensor: `from` and `to`.
-  run(output, input, mode, { from = 0, to = 0, rows = input.height, shuffle = false } = {}) {
+  // `rows` rows of `input`, from row `from` on, to `output`. Tile by tile, so that what all outputs of a tile read
+  // stays in the cache.
+  run(output, input, mode, { from = 0, rows = input.height, shuffle = false } = {}) {
     const { kernels } = this.memory;
-    const some = rowsAtOnce(input.width, 1024);
-    for (let row = 0; row < rows; row += some) {
-      const count = Math.min(some, rows - row);
-      for (let out = 0; out < this.outs; out += OUTS) {
-        const weights = this.weights + out * this.ins * 36, bias = this.bias + 4 * out, above = input.at(from + row - 1);
-        if (shuffle) {
-          kernels.shuffle_convolution(output.at(to + 2 * row, out / OUTS), above, weights, bias, this.ins,
-            output.channels, count, input.width, input.length, output.length);
-        } else {
-          kernels.convolution(output.at(to + row, out), above, weights, bias, this.ins, output.channels, mode, count,
-            input.width, input.length);
+    const { width, length } = input;
+    for (let row = 0; row < rows; row += TILE_ROWS) {
+      const high = Math.min(TILE_ROWS, rows - row);
+      for (let left = 0; left < width; left += TILE_COLUMNS) {
+        const right = width - left, wide = Math.min(TILE_COLUMNS, right);
+        const above = input.at(from + row - 1) + 4 * left;
+        for (let out = 0; out < this.outs; out += OUTS) {
+          const weights = this.weights + out * this.ins * 36, bias = this.bias + 4 * out;
+          if (shuffle) {
+            kernels.shuffle_convolution(output.at(2 * row, out / OUTS) + 8 * left, above, weights, bias, this.ins,
+              output.channels, high, wide, right, length, output.length);
+          } else {
+            kernels.convolution(output.at(row, out) + 4 * left, above, weights, bias, this.ins, output.channels,
+              mode, high, wide, right, length);
+          }
         }
       }
     }
@@ -53,8 +60,9 @@ class LookUpConvolution {
     this.entries = planesOf(ins, bits) * 9;
     this.tables = memory.reserve(outs * this.entries * 16);
     const top = memory.top;
-    const largest = memory.kernels.tables(this.tables, memory.store(codes), outs, ins, bits, this.center);
+    const entry = memory.kernels.tables(this.tables, memory.store(codes), outs, ins, bits, this.center);
     memory.top = top;
+    const largest = Math.max(1, entry); // 0 if all weights are
     this.group = Math.floor(127 / largest);
     this.span = Math.floor(32767 / largest);
     this.largestWeight = codes.reduce((most, code) => Math.max(most, Math.abs(code)), 0);
@@ -75,7 +83,7 @@ class LookUpConvolution {
       const plane = Math.floor(entry / 9), row = Math.floor(entry % 9 / 3), column = entry % 3;
       return (row * planesOf(ins, bits) + plane) * length + column;
     }));
-    const some = rowsAtOnce(width, 4096);
+    const some = rowsAtOnce(width);
     for (let row = 0; row < height; row += some) {
       for (let out = 0; out < this.outs; out += OUTS) {
         memory.kernels.look_up_convolution(output.at(-1, out), codes.address, offsets, this.tables + out * entries * 16,
@@ -87,8 +95,8 @@ class LookUpConvolution {
   }
 }
 
-// Enough rows for the cache, an even number, because look-ups take two at once.
-const rowsAtOnce = (width, pixels) => 2 * Math.ceil(pixels / width / 2);
+// Look-ups take two rows at once, and codes are small.
+const rowsAtOnce = width => 2 * Math.ceil(1024 / width);
 
 // For each output and kind of border, the sum of the weights whose taps lie inside the picture.
 function sumsInside(codes, outs, ins) {
@@ -113,13 +121,6 @@ function integerWeights(tensors, name, count, steps) {
   if (!step) throw new Error(`The engine cannot run this network: the weights of ${name} are not on one grid.`);
   const whole = book.map(value => Math.round(value / step));
   return { codes: Int8Array.from(codebookIndices(tensors, name, count), index => whole[index]), step };
-}
-
-function codebookIndices(tensors, name, count) {
-  const size = tensor(tensors, `${name}.codebook`).shape[1];
-  const indices = unpackIndices(tensor(tensors, `${name}.packed`).values, Math.max(1, 32 - Math.clz32(size - 1)), count);
-  if (indices.some(index => index >= size)) throw new Error(`${name} refers to a value that its codebook does not have.`);
-  return indices;
 }
 
 // The largest float32 step of which all values are whole multiples, to the bit: value = fround(n · step), |n| ≤ steps.

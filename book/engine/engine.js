@@ -18,7 +18,8 @@ function bytesOf(base64) {
 
 function whatIsMissing() {
   if (typeof Worker === "function" && typeof WebAssembly === "object" && WebAssembly.validate(kernels)) return "";
-  return "This browser cannot compute the network: it has no WebAssembly with SIMD, which Chrome 91, Firefox 89, Safari 16.4 and all later ones have.";
+  return "This browser cannot compute the network: it lacks WebAssembly with SIMD. Chrome 91, Firefox 89, Safari 16.4 "
+    + "and all later ones have it.";
 }
 
 // A network by name: one worker, which runs one call after the other.
@@ -45,7 +46,8 @@ class LoadedNetwork {
       throw new Error("This is no picture: expected ImageData of at least one pixel.");
     }
     if (width * height > LARGEST_PIXELS) {
-      throw new Error(`This picture has ${width}×${height} pixels, more than the ${LARGEST_PIXELS.toLocaleString("en")} that a browser's memory holds. Choose a smaller one, or a part.`);
+      throw new Error(`This picture has ${width}×${height} pixels, more than ${LARGEST_PIXELS.toLocaleString("en")}, `
+        + "for which a browser's memory suffices. Choose a smaller one, or a part.");
     }
     for (const [path, pair] of Object.entries(bounds)) {
       if (!this.facts.points.includes(path) || !this.facts.method) throw new Error(`There is no quantizer at ${path}.`);
@@ -187,7 +189,7 @@ function fetchNetwork(name) {
     script.onload = () => arrival.reject(new Error(`The file of the network ${name} is damaged. Load the page again.`));
     script.onerror = () => {
       arriving.delete(name);
-      arrival.reject(new Error(`The network ${name} cannot be loaded: its file engine/networks/${name}.js is missing.`));
+      arrival.reject(new Error(`The network ${name} cannot be loaded: engine/networks/${name}.js is missing.`));
     };
     arrival.promise.finally(() => script.remove()).catch(() => {});
     document.head.append(script);
@@ -205,7 +207,9 @@ window.ddtb = {
 
   async load(name, { signal } = {}) {
     if (this.unsupported) throw new Error(this.unsupported);
-    if (!NETWORKS.includes(name)) throw new Error(`There is no network ${name} in this book; there are: ${NETWORKS.join(", ")}.`);
+    if (!NETWORKS.includes(name)) {
+      throw new Error(`There is no network ${name} in this book; there are: ${NETWORKS.join(", ")}.`);
+    }
     return new LoadedNetwork(name, await fetchNetwork(name)).open(signal);
   },
 

@@ -1,9 +1,9 @@
 // The arithmetic of the engine: convolutions 3×3 that look products up, convolutions in float, and rounding to codes.
 //
 // A tensor is stored row by row, and in a row channel by channel, so that the rows of a band lie together. A channel's
-// row takes `length` elements: one of the border, the pixels, and at least one of the border again. A row of border lies
-// above and below the picture. `length` is a multiple of 16 plus 2: kernels read and write 16 pixels at once and go past
-// the last pixel of a row without leaving it. Pointers to tensors point at the border's first element.
+// row takes `length` elements: one of the border, the pixels, and at least one of the border again. A row of border
+// lies above and below the picture. `length` is a multiple of 16 plus 2: kernels read and write 16 pixels at once and
+// go past the last pixel of a row without leaving it. Pointers to tensors point at the border's first element.
 //
 // Every operation is rounded as written here, in this order: all browsers compute the same picture, bit for bit.
 
@@ -24,9 +24,10 @@ static inline void finish(float *out, v128_t value, int32_t mode) {
   wasm_v128_store(out, value);
 }
 
-// The pixels right of the picture, which the last vectors of a row have overwritten, are border again.
-static inline void clear_border(float *row, int32_t width, int32_t length) {
-  for (int32_t x = width + 1; x < length; x++) row[x] = 0;
+// The elements right of the picture, which the last vectors of a row have overwritten, are border again. They reach to
+// the next multiple of 16 pixels; `row` is the border's element before a multiple of 16.
+static inline void clear_border(float *row, int32_t width) {
+  for (int32_t x = width; x % PIXELS; x++) row[x + 1] = 0;
 }
 
 // ------------------------------------------------------------------------------------------------ look-up convolution
@@ -35,15 +36,15 @@ static inline void clear_border(float *row, int32_t width, int32_t length) {
 // neighboring channels, and the table holds w₁·(c₁ − z) + w₂·(c₂ − z): one look-up stands for two multiplications at
 // each of 16 pixels. At 3 and 4 bits an index is one code, and the table holds w·(c − z).
 //
-// z is a code in the middle, 2^(bits−1) or one less. It keeps entries small, and the border holds it, so that a tap
+// z = 2^(bits−1) is a code in the middle (`center`). It keeps entries small, and the border holds it, so that a tap
 // beyond the picture looks up zero. What z and the offset of the grid add to a sum is the same wherever the same taps
 // lie inside the picture: a constant for each output and each of 16 kinds of border, the `correction`.
 //
 // No sum overflows. With weights |w| ≤ 2^bits − 1 and |c − z| ≤ 2^(bits−1) an entry is in magnitude at most
 //     2 bits:  2 · 3 · 2 = 12        3 bits:  7 · 4 = 28        4 bits:  15 · 8 = 120
-// so it fits into 8 bits, and `group` = ⌊127 / largest⌋ entries (at least 10, 4 and 1) can be summed there before they are
-// widened to 16 bits. Those hold `span` = ⌊32767 / largest⌋ entries: 2730 and 1170 at 2 and 3 bits, more than the 288
-// and 576 of 64 channels, but 273 at 4 bits, where sums move on to 32 bits on the way. There they reach 576 · 120.
+// so it fits into 8 bits, and `group` = ⌊127 / largest⌋ entries (at least 10, 4 and 1) can be summed there before they
+// are widened to 16 bits. Those hold `span` = ⌊32767 / largest⌋ entries: 2730 and 1170 at 2 and 3 bits, more than the
+// 288 and 576 of 64 channels, but 273 at 4 bits, where sums move on to 32 bits on the way. There they reach 576 · 120.
 
 // Tables of all outputs, in blocks of OUTS: block × input plane × tap × output × 16. `weights` is outs × ins × 9.
 // Returns the largest magnitude of an entry that codes can reach.
@@ -127,7 +128,7 @@ HOT void look_up_rows(float *out, const uint8_t *codes, const int32_t *offsets, 
   for (int32_t x = 0; x < width; x += PIXELS) {
     const uint8_t *first[2] = {upper + x, lower + x}, *second[2] = {lower + x, lower + x};
     v128_t sums[2][OUTS][4];
-    // Two rows at once share the tables' way from memory, but where sums are widened often, one row's fit into registers.
+    // Two rows at once share each table, but where sums are widened often, only those of one row fit into registers.
     if (group >= 8) look_up(sums, first, 2, offsets, table, entries, group, span);
     else for (int32_t r = 0; r < rows; r++) {
       const uint8_t *const *from = r ? second : first;
@@ -152,7 +153,7 @@ HOT void look_up_rows(float *out, const uint8_t *codes, const int32_t *offsets, 
     }
   }
   for (int32_t r = 0; r < rows; r++)
-    for (int32_t o = 0; o < OUTS; o++) clear_border(out + ((y + r + 1) * outs + o) * length, width, length);
+    for (int32_t o = 0; o < OUTS; o++) clear_border(out + ((y + r + 1) * outs + o) * length, width);
 }
 
 // Rows `first` to `last` of a block of OUTS outputs. `out` points at the block's first channel.
@@ -185,27 +186,29 @@ static inline void multiply(v128_t sums[OUTS][2], const float *in, const float *
 }
 
 HOT void multiply_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t mode,
-                      int32_t width, int32_t length) {
-  for (int32_t x = 0; x < width; x += 8) {
+                      int32_t columns, int32_t width, int32_t length) {
+  for (int32_t x = 0; x < columns; x += 8) {
     v128_t sums[OUTS][2];
     multiply(sums, in + x, weights, bias, ins, length);
     for (int o = 0; o < OUTS; o++)
       for (int half = 0; half < 2; half++) finish(out + o * length + x + 1 + 4 * half, sums[o][half], mode);
   }
-  for (int o = 0; o < OUTS; o++) clear_border(out + o * length, width, length);
+  if (columns == width)
+    for (int o = 0; o < OUTS; o++) clear_border(out + o * length, width);
 }
 
-// `rows` rows of a block of OUTS outputs out of `outs`. `in` points at the row above the first, `out` at the block's
-// first channel in the first row.
+// A block of OUTS outputs out of `outs`, in a tile of `rows` × `columns`, small enough for the cache. `in` points at
+// the row above the tile and the column before it, `out` at the block's first channel in the same column of the first
+// row. `width` is what lies right of the tile's left edge.
 void EXPORT(convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                         int32_t outs, int32_t mode, int32_t rows, int32_t width, int32_t length) {
+                         int32_t outs, int32_t mode, int32_t rows, int32_t columns, int32_t width, int32_t length) {
   for (int32_t y = 0; y < rows; y++)
-    multiply_row(out + y * outs * length, in + y * ins * length, weights, bias, ins, mode, width, length);
+    multiply_row(out + y * outs * length, in + y * ins * length, weights, bias, ins, mode, columns, width, length);
 }
 
 HOT void shuffle_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t outs,
-                     int32_t width, int32_t length, int32_t wide) {
-  for (int32_t x = 0; x < width; x += 8) {
+                     int32_t columns, int32_t width, int32_t length, int32_t wide) {
+  for (int32_t x = 0; x < columns; x += 8) {
     v128_t sums[OUTS][2];
     multiply(sums, in + x, weights, bias, ins, length);
     for (int row = 0; row < 2; row++)
@@ -216,15 +219,18 @@ HOT void shuffle_row(float *out, const float *in, const float *weights, const fl
         wasm_v128_store(to + 4, wasm_i32x4_shuffle(even, odd, 2, 6, 3, 7));
       }
   }
-  for (int row = 0; row < 2; row++) clear_border(out + row * outs * wide, 2 * width, wide);
+  if (columns == width)
+    for (int row = 0; row < 2; row++) clear_border(out + row * outs * wide, 2 * width);
 }
 
 // The same with a pixel shuffle by 2: the four outputs are four neighboring pixels of one channel out of `outs`, in a
 // tensor twice as wide and high, whose rows take `wide` elements a channel.
 void EXPORT(shuffle_convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                                 int32_t outs, int32_t rows, int32_t width, int32_t length, int32_t wide) {
+                                 int32_t outs, int32_t rows, int32_t columns, int32_t width, int32_t length,
+                                 int32_t wide) {
   for (int32_t y = 0; y < rows; y++)
-    shuffle_row(out + 2 * y * outs * wide, in + y * ins * length, weights, bias, ins, outs, width, length, wide);
+    shuffle_row(out + 2 * y * outs * wide, in + y * ins * length, weights, bias, ins, outs, columns, width, length,
+                wide);
 }
 
 // -------------------------------------------------------------------------------------------------- rounding to codes
@@ -236,7 +242,8 @@ typedef struct {
 
 // The level of each value as a whole number, ties to even: code + offset.
 static inline v128_t level(v128_t value, const Grid *grid) {
-  v128_t clipped = wasm_f32x4_pmin(wasm_f32x4_splat(grid->upper), wasm_f32x4_pmax(wasm_f32x4_splat(grid->lower), value));
+  v128_t raised = wasm_f32x4_pmax(wasm_f32x4_splat(grid->lower), value);
+  v128_t clipped = wasm_f32x4_pmin(wasm_f32x4_splat(grid->upper), raised);
   v128_t scaled = wasm_f32x4_mul(clipped, wasm_f32x4_splat(grid->inverse_step));
   return wasm_f32x4_pmin(wasm_f32x4_splat(grid->highest), wasm_f32x4_nearest(scaled));
 }
@@ -281,7 +288,7 @@ void EXPORT(fake_quantize)(float *out, const float *values, const Grid *grid, in
   for (int32_t row = channels; row < channels * (height + 1); row++) {
     for (int32_t i = row * length + 1; i <= row * length + width; i += 4)
       finish(out + i, wasm_f32x4_mul(level(wasm_v128_load(values + i), grid), wasm_f32x4_splat(grid->step)), mode);
-    clear_border(out + row * length, width, length);
+    clear_border(out + row * length, width);
   }
 }
 

@@ -22,13 +22,11 @@ class Network {
           : new Convolution(this.memory, tensors, path));
       }
     }
-    this.points = [];
-    for (let block = 0; block < blocks; block++) {
-      for (const part of [this.first, "hidden", ...(this.rounded ? ["output"] : [])]) this.points.push(`body.${block}.${part}`);
-    }
+    const parts = this.rounded ? [this.first, "hidden", "output"] : [this.first, "hidden"];
+    this.points = Array.from({ length: blocks }, (_, block) => parts.map(part => `body.${block}.${part}`)).flat();
     const live = header.phase === "live" ? header.gated : [];
     for (const path of quantization ? this.points : []) {
-      this.quantizers.set(path, new ActivationQuantizer(tensors, path, quantization, live.includes(path)));
+      this.quantizers.set(path, new ActivationQuantizer(tensors, path, quantization, live.includes(path) && channels));
     }
     this.last = new Convolution(this.memory, tensors, `body.${blocks}`);
     this.upsampler = scale === 4 ? ["tail.0.0", "tail.0.2"] : ["tail.0.0"];
@@ -88,7 +86,8 @@ class Network {
         progress(1);
         if (stop === path("hidden")) return branch.interleaved();
         const hidden = this.quantize(codes, branch, path("hidden"), options);
-        conv2.run(this.rounded ? branch : x, codes, hidden.offset, conv2.step * hidden.step, this.rounded ? STORE : ADD);
+        const [output, mode] = this.rounded ? [branch, STORE] : [x, ADD];
+        conv2.run(output, codes, hidden.offset, conv2.step * hidden.step, mode);
         if (stop === path("output")) return branch.interleaved();
         if (this.rounded) this.round(x, branch, this.quantize(keep && codes, branch, path("output"), options), ADD);
       } else {
@@ -184,7 +183,9 @@ class Network {
   quantizeAlone(path, values, height, width) {
     const { memory, channels, bits } = this;
     if (!this.quantizers.has(path)) throw new Error(`${path} is not a quantizer of this network.`);
-    if (values.length !== height * width * channels) throw new Error(`Expected ${height}×${width}×${channels} features.`);
+    if (values.length !== height * width * channels) {
+      throw new Error(`Expected ${height}×${width}×${channels} features, got ${values.length}.`);
+    }
     memory.top = this.mark;
     const features = new Features(memory, channels, height, width).fill(values);
     const codes = new Features(memory, planesOf(channels, bits), height, width, 1);
@@ -210,7 +211,8 @@ class Network {
     }
     memory.top = this.mark;
     const map = new Features(memory, planesOf(channels, bits), height, width, 1);
-    memory.bytes(map.address, map.bytes).set(planesOfCodes(codes, { channels, height, width, bits }, convolution.center));
+    const planes = planesOfCodes(codes, { channels, height, width, bits }, convolution.center);
+    memory.bytes(map.address, map.bytes).set(planes);
     const output = new Features(memory, channels, height, width);
     convolution.run(output, map, offset, 1, STORE, convolution.zeros);
     return Int32Array.from(output.interleaved());
@@ -218,13 +220,15 @@ class Network {
 }
 
 function check({ network, scale, architecture, quantization, phase }) {
-  const refuse = what => new Error(`The engine runs EDSR ×2 and ×4 by DDTB or LSQ at 2, 3 or 4 bits, or in full precision; this network is ${what}.`);
+  const refuse = what => new Error("The engine runs EDSR ×2 and ×4 by DDTB or LSQ at 2, 3 or 4 bits, or in full "
+    + `precision; this network is ${what}.`);
   if (network !== "edsr" || (scale !== 2 && scale !== 4)) throw refuse(`${network} ×${scale}`);
   if (architecture.n_feats % OUTS) throw refuse(`${architecture.n_feats} channels wide`);
   if (!quantization) return;
   const { method, bits, variant, fully } = quantization;
   if (!["ddtb", "lsq"].includes(method) || ![2, 3, 4].includes(bits)) throw refuse(`${method} at ${bits} bits`);
-  if (!["paper", "convolutions"].includes(variant) || fully) throw refuse(fully ? "fully quantized" : `variant ${variant}`);
+  if (fully) throw refuse("fully quantized");
+  if (!["paper", "convolutions"].includes(variant)) throw refuse(`variant ${variant}`);
   if (phase === "new") throw refuse("without bounds");
 }
 
@@ -232,7 +236,9 @@ function fillWithPixels(map, { data, width, height }) {
   for (let y = 0; y < height; y++) {
     const row = map.memory.floats(map.at(y), 3 * map.length);
     for (let color = 0; color < 3; color++) {
-      for (let x = 0; x < width; x++) row[color * map.length + x + 1] = data[4 * (y * width + x) + color] - DIV2K_MEAN[color];
+      for (let x = 0; x < width; x++) {
+        row[color * map.length + x + 1] = data[4 * (y * width + x) + color] - DIV2K_MEAN[color];
+      }
     }
   }
 }

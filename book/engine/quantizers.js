@@ -3,9 +3,10 @@
 const BATCH_NORM_EPSILON = 1e-5;
 const GATE_BITS = 2;
 
-// The lower and upper bound of a trained quantizer, and how many steps lie between them.
+// The lower and upper bound of a trained quantizer, and how many steps lie between them. A gate looks at so many
+// `gatedChannels`, if there is one.
 class ActivationQuantizer {
-  constructor(tensors, path, { method, bits }, gated) {
+  constructor(tensors, path, { method, bits }, gatedChannels) {
     this.path = path;
     this.steps = 2 ** bits - 1;
     if (method === "lsq") {
@@ -17,24 +18,21 @@ class ActivationQuantizer {
       this.lower = tensor(tensors, `${path}.lower`).values[0];
       this.upper = tensor(tensors, `${path}.upper`).values[0];
     }
-    this.gate = gated ? new Gate(tensors, `${path}.gate`) : null;
+    this.gate = gatedChannels ? new Gate(tensors, `${path}.gate`, gatedChannels) : null;
   }
 }
 
 // A picture's channel means to the two factors of its bounds.
 class Gate {
-  constructor(tensors, path) {
-    const ternary = name => {
+  constructor(tensors, path, channels) {
+    const hidden = tensor(tensors, `${path}.norm.weight`).values.length;
+    const rows = (name, outs, ins) => {
       const { values } = tensor(tensors, `${path}.${name}.weight.codebook`);
-      const width = name === "reduce" ? tensor(tensors, `${path}.norm.weight`).values.length : 2;
-      const packed = tensor(tensors, `${path}.${name}.weight.packed`).values;
-      const count = Math.floor(packed.length * 8 / Math.max(1, 32 - Math.clz32(values.length - 1)));
-      const indices = codebookIndices(tensors, `${path}.${name}.weight`, count);
-      return Array.from({ length: width }, (_, out) =>
-        Array.from(indices.subarray(out * count / width, (out + 1) * count / width), index => values[index]));
+      const weights = Float32Array.from(codebookIndices(tensors, `${path}.${name}.weight`, outs * ins), i => values[i]);
+      return Array.from({ length: outs }, (_, out) => weights.subarray(out * ins, (out + 1) * ins));
     };
-    this.reduce = ternary("reduce");
-    this.expand = ternary("expand");
+    this.reduce = rows("reduce", hidden, channels);
+    this.expand = rows("expand", 2, hidden);
     const norm = name => tensor(tensors, `${path}.norm.${name}`).values;
     this.factor = norm("weight").map((weight, i) => weight / Math.sqrt(norm("running_var")[i] + BATCH_NORM_EPSILON));
     this.shift = norm("bias").map((bias, i) => bias - norm("running_mean")[i] * this.factor[i]);

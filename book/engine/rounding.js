@@ -1,4 +1,4 @@
-// The book's quantizer in float32 arithmetic: every operation rounds as PyTorch's does, so that results agree to the bit.
+// The book's quantizer in float32 arithmetic: every operation rounds as PyTorch's does, and results agree to the bit.
 
 const float = Math.fround;
 // Narrowest range, relative to the bounds' magnitude, as in the package.

@@ -99,6 +99,17 @@ def test_every_link_leads_somewhere(built: Path) -> None:
     assert not dead, "\n".join(dead)
 
 
+def test_the_engine_and_its_networks_are_in_the_book(built: Path) -> None:
+    engine = built / "engine"
+    assert {"edsr_x4.js", "edsr_x4_ddtb_2bit.js", "edsr_x4_ddtb_3bit.js", "edsr_x4_ddtb_4bit.js"} <= {
+        path.name for path in (engine / "networks").iterdir()
+    }
+    assert sum(path.stat().st_size for path in engine.rglob("*.js")) < 12_000_000
+    for name in pages(built):
+        text = (built / name).read_text(encoding="utf-8")
+        assert ("engine/engine.js" in text) == bool(re.search(r"\sdata-(live|ddtb)\b", text)), name
+
+
 @pytest.fixture(scope="module")
 def address(built: Path) -> Iterator[str]:
     """Where the built book is served on this machine."""

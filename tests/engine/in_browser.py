@@ -14,21 +14,21 @@ ENGINE = Path(__file__).resolve().parents[2] / "book" / "engine"
 sys.path.append(str(ENGINE))
 import book_engine  # noqa: E402
 
-# Arrays travel as text: {type, text, shape}.
+# Arrays travel as text: {type, text}.
 HELPERS = """
-const pack = array => {
+var pack = array => {
   const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
   let text = "";
   for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
   return { type: array.constructor.name, text: btoa(text) };
 };
-const unpack = ({ type, text }) => {
+var unpack = ({ type, text }) => {
   const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   return new globalThis[type](bytes.buffer);
 };
-const picture = ({ text, width, height }) => new ImageData(unpack({ type: "Uint8ClampedArray", text }), width, height);
-const networks = {};
-const network = async name => networks[name] ??= await ddtb.load(name);
+var picture = ({ text, width, height }) => new ImageData(unpack({ type: "Uint8ClampedArray", text }), width, height);
+var networks = {};
+var network = async name => networks[name] ??= await ddtb.load(name);
 """
 TYPES = {"Float32Array": np.float32, "Uint8Array": np.uint8, "Int32Array": np.int32, "Uint8ClampedArray": np.uint8}
 

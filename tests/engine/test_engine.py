@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 import ddtb_lite as ddtb
 from ddtb_lite.checkpoints import shipped
 from ddtb_lite.conversion import activation_quantizers, attach_gates, quantized_convolutions, set_phase
+from ddtb_lite.deploy.checksum import numbered_input
+from ddtb_lite.deploy.integer import integer_convolutions
 from ddtb_lite.diagnostics import gate_outputs, quantizer_inputs
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.quantizers import DualBound
@@ -42,6 +45,14 @@ def tiny(bits: int, variant: str, lower: float, upper: float, gates: bool) -> Su
     return student.eval()
 
 
+def zero() -> SuperResolutionNetwork:
+    """A student whose weights are all zero."""
+    student = tiny(2, "paper", -3.0, 5.0, False)
+    for convolution in quantized_convolutions(student).values():
+        nn.init.zeros_(convolution.weight)
+    return student
+
+
 def extreme(bits: int, sign: int) -> SuperResolutionNetwork:
     """64 channels whose weights all have the largest magnitude there is, but for what keeps zero in the last output."""
     student = ddtb.quantize(ddtb.build("edsr", 2, n_blocks=1, n_feats=64), "ddtb", bits)
@@ -65,6 +76,7 @@ EXTREME = {f"extreme_{bits}_{sign}": (bits, sign) for bits in (2, 3, 4) for sign
 def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SuperResolutionNetwork]:
     folder = tmp_path_factory.mktemp("checkpoints")
     made = {name: tiny(*how) for name, how in TINY.items()} | {name: extreme(*how) for name, how in EXTREME.items()}
+    made["zero"] = zero()
     for name, student in made.items():
         ddtb.save(student, folder / f"{name}.safetensors")
     files = {name: shipped(name) for name in ("edsr_x4", *QUANTIZED)} | {
@@ -191,6 +203,17 @@ def sums(tab: Tab, name: str, path: str, codes: Tensor, offset: int) -> np.ndarr
     return tab.array(function, name, path, packed(rows(codes.to(torch.uint8))), *codes.shape[2:], offset)
 
 
+@pytest.mark.parametrize("name", QUANTIZED_X4)
+def test_the_fingerprint_is_the_package_s(tab: Tab, students: dict[str, Any], name: str) -> None:
+    fast = ddtb.deploy.to_integer(students[name])
+    digest = hashlib.sha256()
+    for index, (path, layer) in enumerate(integer_convolutions(fast).items()):
+        given = numbered_input(layer, index)
+        got = sums(tab, name, path, given.values, -int(given.zero)).reshape(*given.values.shape[2:], -1)
+        digest.update(got.transpose(2, 0, 1).astype("<i4").tobytes())
+    assert digest.hexdigest() == ddtb.deploy.fingerprint(fast)
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_a_whole_block(tab: Tab, students: dict[str, Any], name: str) -> None:
     """Convolution, bias, ReLU and rounding one after the other; a tie at the start flips some codes behind it."""
@@ -267,7 +290,7 @@ def test_full_precision_to_one_grey_level(tab: Tab, students: dict[str, Any]) ->
         assert (got != want).mean() < 0.01
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, "zero"])
 def test_small_networks_as_a_whole(tab: Tab, students: dict[str, Any], name: str) -> None:
     lr, _ = photo(13, 18, 2)
     assert (tab.upscale(name, lr) == ddtb.upscale(students[name], lr)).mean() > 0.99
