@@ -110,7 +110,7 @@ def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str) -> H
     bits = list(first.bounds)
     methods = list(first.bounds[bits[0]])
     options = "".join(f'<option value="{i}">{html.escape(each.label)}</option>' for i, each in enumerate(samples))
-    select = f'<div class="row"><select data-part="sample" aria-label="numbers to quantize">{options}</select></div>'
+    select = f'<div class="bar"><select data-part="sample" aria-label="numbers to quantize">{options}</select></div>'
     lower, upper, steps = first.bounds[bits[0]][methods[0]]
     body = template(
         "lab",

@@ -43,7 +43,7 @@ function histogram(place, moved, height = 210) {
   }
 
   function axis() {
-    const rough = (domain[1] - domain[0]) / Math.max(place.clientWidth / 90, 2), power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (domain[1] - domain[0]) / Math.max(place.clientWidth / 60, 2), power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].find(factor => factor * power >= rough) * power, ticks = [];
     for (let tick = Math.ceil(domain[0] / step); tick * step <= domain[1]; tick++) {
       const at = x(tick * step), text = String(Number((tick * step).toPrecision(6))).replace("-", "−");

@@ -27,6 +27,18 @@ function lens(place, stage, canvases) {
     event.preventDefault();
     move(x + step[0], y + step[1]);
   });
-  // It begins where neither the curtain's line nor its knob are.
-  return { draw: () => move(x, y), begin: () => move(0.65 * canvases[0].width, 0.3 * canvases[0].height) };
+  // Where the two differ most.
+  function seek() {
+    const { width, height } = canvases[0], [one, other] = canvases.map(canvas =>
+      canvas.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, width, height).data);
+    const columns = Math.ceil(width / SIDE), different = new Float64Array(columns * Math.ceil(height / SIDE));
+    for (let at = 0; at < one.length; at += 4) {
+      const pixel = at / 4, block = Math.floor(Math.floor(pixel / width) / SIDE) * columns + Math.floor(pixel % width / SIDE);
+      different[block] += (one[at] - other[at]) ** 2 + (one[at + 1] - other[at + 1]) ** 2 + (one[at + 2] - other[at + 2]) ** 2;
+    }
+    const block = different.indexOf(Math.max(...different));
+    move(SIDE * (block % columns), SIDE * Math.floor(block / columns));
+  }
+
+  return { draw: () => move(x, y), begin: () => move(0, 0), seek };
 }

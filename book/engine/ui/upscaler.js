@@ -6,7 +6,7 @@ function upscaler(root, { ours, networks, scale }) {
   const canvases = ["before", "after"].map(side => stage.querySelector(`canvas.${side}`));
   const glass = lens(part("lens"), stage, canvases);
   const arrived = new Map();
-  let image, results = new Map(), choice = networks[0][0], other = "bicubic", running, link;
+  let image, sought, results = new Map(), choice = networks[0][0], other = "bicubic", running, link;
   swipe(view);
 
   function say(...sentences) {
@@ -69,6 +69,7 @@ function upscaler(root, { ours, networks, scale }) {
     results = new Map([["bicubic", { image: bicubic(image, scale) }]]);
     part("ask").hidden = true;
     other = "bicubic";
+    sought = false;
     root.querySelector("img.stored").hidden = true;
     stage.hidden = false;
     root.dispatchEvent(new CustomEvent("ddtb:photo", { bubbles: true, detail: image }));
@@ -132,7 +133,8 @@ function upscaler(root, { ours, networks, scale }) {
 
   function paint(side, key) {
     const canvas = canvases[side], pixels = results.get(key).image;
-    Object.assign(canvas, { width: pixels.width, height: pixels.height }).getContext("2d").putImageData(pixels, 0, 0);
+    Object.assign(canvas, { width: pixels.width, height: pixels.height });
+    canvas.getContext("2d", { willReadFrequently: true }).putImageData(pixels, 0, 0);
     canvas.setAttribute("aria-label", key);
     for (const tag of root.querySelectorAll(`.tag.${canvas.classList[0]}`)) tag.textContent = key;
   }
@@ -151,7 +153,9 @@ function upscaler(root, { ours, networks, scale }) {
       part("download").download = `${image.name}, ${wanted}.png`;
     });
     fit();
-    glass.draw();
+    if (sought) glass.draw();
+    else glass.seek();
+    sought = true;
   }
 
   // As large as there is room for, in whole multiples of a pixel if it is enlarged.
