@@ -26,7 +26,7 @@ class ODMActivation(ActivationQuantizer):
     The lowest level is l itself, so that zero need not be a level. The bounds start at the 1st and the 99th
     percentile, averaged over 20 batches of what the network computes in full precision (how many, and whether in full
     precision, is our choice). `quantization_error` is the mismatch ‖x − x̂‖₂ of a layer, over the whole batch: what
-    training adds with cooperative gradients (`Method.mismatch_weight`).
+    training adds with cooperative gradients (`Method.cooperative_loss_weights`).
     """
 
     calibration_batches = 20
@@ -80,11 +80,6 @@ def mismatch(x: Tensor, quantized: Tensor) -> Tensor:
     return torch.linalg.vector_norm(distributed.gathered(own))
 
 
-def mismatch_weight(network: str) -> float:
-    """λ, the paper's."""
-    return 1e-6 if network == "rdn" else 1e-5
-
-
 METHOD = Method(
     "odm",
     "ODM",
@@ -93,5 +88,5 @@ METHOD = Method(
     learning_rate=1e-4,
     bound_learning_rate=1e-3,
     calibrates_in_full_precision=True,
-    mismatch_weight=mismatch_weight,
+    cooperative_loss_weights={"rdn": 1e-6, "": 1e-5},
 )

@@ -79,7 +79,7 @@ def test_zero_need_not_be_a_level() -> None:
 def test_what_training_asks_for() -> None:
     odm = METHODS["odm"]
     assert odm.bound_learning_rate == 10 * odm.learning_rate == 1e-3
-    assert odm.mismatch_weight is not None
-    assert odm.mismatch_weight("rdn") == 1e-6
-    assert odm.mismatch_weight("edsr") == odm.mismatch_weight("srresnet") == 1e-5
+    assert odm.cooperative_loss_weight("rdn") == 1e-6
+    assert odm.cooperative_loss_weight("edsr") == odm.cooperative_loss_weight("srresnet") == 1e-5
+    assert METHODS["ddtb"].cooperative_loss_weight("edsr") == 0
     assert odm.quantization_loss_weight == 0
