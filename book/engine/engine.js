@@ -4,8 +4,10 @@
 
 const LARGEST_PIXELS = 2 ** 20; // of the input; memory for about 1 GB of features
 const LARGEST_KEPT = 2 ** 15; // of the input, for codes that are kept after a run
+const NO_PICTURE = "This is no picture: expected ImageData of 8 bits a color and at least one pixel.";
 const HERE = document.currentScript.src;
 const kernels = bytesOf(KERNELS);
+const workerAddress = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
 
 const cancelled = () => new DOMException("The run was cancelled.", "AbortError");
 
@@ -42,13 +44,12 @@ class LoadedNetwork {
 
   async upscale(image, { gates = true, bounds = {}, onProgress, signal } = {}) {
     const { width, height, data } = image ?? {};
-    if (!(width >= 1 && height >= 1 && data?.length === 4 * width * height)) {
-      throw new Error("This is no picture: expected ImageData of at least one pixel.");
-    }
+    if (!(width >= 1 && height >= 1 && data)) throw new Error(NO_PICTURE);
     if (width * height > LARGEST_PIXELS) {
       throw new Error(`This picture has ${width}×${height} pixels, more than ${LARGEST_PIXELS.toLocaleString("en")}, `
         + "for which a browser's memory suffices. Choose a smaller one, or a part.");
     }
+    if (!(data instanceof Uint8ClampedArray && data.length === 4 * width * height)) throw new Error(NO_PICTURE);
     for (const [path, pair] of Object.entries(bounds)) {
       if (!this.facts.points.includes(path) || !this.facts.method) throw new Error(`There is no quantizer at ${path}.`);
       if (!(Number.isFinite(pair?.[0]) && Number.isFinite(pair[1]) && pair[0] <= pair[1])) {
@@ -131,15 +132,13 @@ class LoadedNetwork {
     if (!this.#tasks.length) return;
     const { call, argument } = this.#tasks[0];
     if (!this.#worker) {
-      const source = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
-      this.#worker = new Worker(source);
+      this.#worker = new Worker(workerAddress);
       this.#worker.onmessage = ({ data }) => this.#receive(data);
       this.#worker.onerror = event => {
         event.preventDefault();
         this.#stop();
         this.#receive({ error: `The engine stopped: ${event.message || "its worker did not start"}. Try again.` });
       };
-      URL.revokeObjectURL(source);
       if (call !== "open") this.#worker.postMessage({ call: "open", argument: this.#checkpoint(), silent: true });
     }
     this.#worker.postMessage({ call, argument: call === "open" ? this.#checkpoint() : argument() });

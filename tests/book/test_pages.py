@@ -63,9 +63,9 @@ def toc_files(entry: Any) -> Iterator[str]:
 def test_every_page_of_the_contents_is_built(built: Path) -> None:
     contents = set(toc_files(yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))))
     assert {f"{name}.html" for name in contents} <= set(pages(built))
-    sources = [*BOOK.rglob("*.md"), *BOOK.rglob("*.ipynb")]
+    sources = [path.relative_to(BOOK) for pattern in ("*.md", "*.ipynb") for path in BOOK.rglob(pattern)]
     no_pages = {".ipynb_checkpoints", "engine"}
-    on_disk = {str(p.relative_to(BOOK).with_suffix("")) for p in sources if not no_pages & set(p.parts)}
+    on_disk = {str(path.with_suffix("")) for path in sources if not no_pages & set(path.parts)}
     assert on_disk == contents, "pages that the contents do not list"
 
 
