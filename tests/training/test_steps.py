@@ -265,8 +265,6 @@ def names_of(network: SuperResolutionNetwork, parameters: list[Any]) -> set[str]
 BOUND_NAMES = {
     "ddtb": ["upper", "lower"],
     "minmax": [],
-    "daq": [],
-    "odm": ["upper", "lower"],
     "dorefa": [],
     "pact": ["alpha"],
     "pams": ["alpha"],
