@@ -149,18 +149,22 @@ def _for_script(data: str) -> str:
 
 
 def data_url(picture: Figure | np.ndarray, exact: bool = False) -> str:
-    """A figure as vector graphics, an image as JPEG of high quality or, `exact`, as PNG; inside the address itself."""
+    """A picture inside its own address: a figure as vector graphics, an image as JPEG of high quality.
+
+    `exact` says PNG: for an image all of its pixels, for a figure the smaller file.
+    """
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
+        kind = "png" if exact else "svg+xml"
         # No date and fixed identifiers, so that the same figure gives the same text.
         with plt.rc_context({"svg.hashsalt": "ddtb_lite", "svg.fonttype": "path"}):
-            picture.savefig(buffer, format="svg", metadata={"Date": None})
+            metadata = {"Software": None} if exact else {"Date": None}
+            picture.savefig(buffer, format=kind.removesuffix("+xml"), metadata=metadata)
         plt.close(picture)
-        kind = "svg+xml"
     elif exact:
-        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
         kind = "png"
+        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
     else:
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=92, subsampling=0)
         kind = "jpeg"
+        Image.fromarray(picture).save(buffer, format="JPEG", quality=92, subsampling=0)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -47,12 +47,13 @@ def hero(
     lower, upper = diagnostics.bounds(student)[path]
     limit = max(abs(lower), abs(upper))
     shown = Sample(path, x.numpy(), {2: {"trained": (lower, upper, 3), "one": (-1.25 * limit, 1.25 * limit, 3)}})
-    sources = {label: data_url(image, exact=True) for label, image in versions.items()}
+    # Qualities are measured against the original's own pixels.
+    sources = {label: data_url(image, exact=label == "original") for label, image in versions.items()}
     bicubic, ours, full = quality.values()
     body = template(
         "hero",
         pictures=curtain(sources, photo.shape[1], photo.shape[0], (0, 1)),
-        picture=data_url(histogram_picture(shown, lower, upper, 3)),
+        picture=data_url(histogram_picture(shown, lower, upper, 3), exact=True),
         alternative=f"histogram of an activation with bounds {lower:.1f} and {upper:.1f}",
         choice=buttons("bounds", {"two": "two bounds", "one": "one bound, ±"}, "two"),
         bicubic=f"{bicubic:.1f}",
@@ -128,7 +129,7 @@ def inside(
     sample = Sample("what enters the first block", x.numpy(), {})
     body = template(
         "inside",
-        picture=data_url(histogram_picture(sample, lower, upper, 2**quantization.bits - 1)),
+        picture=data_url(histogram_picture(sample, lower, upper, 2**quantization.bits - 1), exact=True),
         blocks=buttons("block", {name: str(index + 1) for index, name in enumerate(student.block_names())}, first),
         steps="<i></i>".join(steps),
     )

@@ -114,7 +114,7 @@ def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str) -> H
     lower, upper, steps = first.bounds[bits[0]][methods[0]]
     body = template(
         "lab",
-        picture=data_url(histogram_picture(first, lower, upper, steps)),
+        picture=data_url(histogram_picture(first, lower, upper, steps), exact=True),
         alternative=html.escape(f"{first.label}: histogram, {methods[0]}, bounds {lower:.3g} and {upper:.3g}"),
         menu=select if len(samples) > 1 else "",
         bits=buttons("bits", {each: str(each) for each in bits}),

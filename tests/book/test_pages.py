@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
+import io
 import os
 import re
 import subprocess
@@ -13,11 +15,15 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 import yaml
 from conftest import PATIENCE
+from PIL import Image
+
+import ddtb_lite as ddtb
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -221,3 +227,54 @@ def test_the_printed_address_leads_to_the_first_page(built: Path, browser: Any) 
     with Visit(browser, built.as_uri() + "/") as visit:
         visit.page.goto(visit.home + "index.html")
         visit.page.wait_for_url(f"{visit.home}{first}.html")
+
+
+def weight(addresses: set[str]) -> int:
+    """The size in bytes of all files among the addresses."""
+    files = {Path(unquote(urlsplit(address).path)) for address in addresses if address.startswith("file:")}
+    return sum(file.stat().st_size for file in files)
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desk", "phone"])
+def test_the_first_screen_is_there_to_be_touched(built: Path, browser: Any, screen: dict[str, int]) -> None:
+    first = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))["root"]
+    loaded: set[str] = set()
+    with Visit(browser, built.as_uri() + "/") as visit:
+        visit.page.on("request", lambda request: loaded.add(request.url))
+        visit.page.set_viewport_size(screen)
+        page = visit.open(f"{first}.html")
+        for part in (".stage", ".bound.lower b", ".bound.upper b"):
+            box = page.query_selector(f"figure.hero {part}").bounding_box()
+            assert box["y"] + box["height"] <= screen["height"], part
+        computed = "document.querySelector('figure.hero [data-part=status]').textContent.startsWith('computed')"
+        page.wait_for_function(computed)
+        source, height = page.get_attribute("figure.hero img.after", "src"), page.evaluate("document.body.scrollHeight")
+        page.focus("figure.hero .bound.upper")
+        page.keyboard.press("PageDown")
+        page.wait_for_function("old => document.querySelector('figure.hero img.after').src !== old", arg=source)
+        assert page.evaluate("document.body.scrollHeight") == height
+        assert not visit.problems, "\n".join(visit.problems)
+    assert weight(loaded) < 3_000_000
+
+
+def test_a_readers_photograph_becomes_what_python_makes_of_it(built: Path, browser: Any, tmp_path: Path) -> None:
+    photo = ddtb.images.lower_resolution(dict(ddtb.datasets.load("photos"))["chelsea"][80:208, 120:280], 4)
+    truth = dict(ddtb.datasets.load("photos"))["chelsea"][80:208, 120:280]
+    ddtb.images.write(tmp_path / "photo.png", photo)
+    with Visit(browser, built.as_uri() + "/") as visit:
+        page = visit.open("beyond/your-images.html")
+        page.set_input_files("input[type=file][data-live]", tmp_path / "photo.png")
+        page.wait_for_function("document.querySelector('canvas[data-live=result]').width === 160")
+        data = page.evaluate("document.querySelector('canvas[data-live=result]').toDataURL().split(',')[1]")
+        assert not visit.problems, "\n".join(visit.problems)
+    here = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+    expected = ddtb.upscale(ddtb.pretrained("edsr_x4_ddtb_2bit"), photo)
+    # Sums of floats in another order flip values that lie on a tie, and those flip others.
+    assert ddtb.metrics.psnr(here, truth) == pytest.approx(ddtb.metrics.psnr(expected, truth), abs=0.15)
+
+
+def test_pages_load_what_they_use(built: Path) -> None:
+    texts = {name: (built / name).read_text(encoding="utf-8") for name in pages(built)}
+    assert not any("fontawesome.js" in text for text in texts.values())
+    assert all(("/mathjax/" in text) == ('class="math' in text) for text in texts.values())
+    assert [name for name, text in texts.items() if "searchindex.js" in text] == ["search.html"]
