@@ -34,9 +34,9 @@ def export(network: SuperResolutionNetwork, path: str | os.PathLike[str], *, ops
     """Write a network to an `.onnx` file: input `image` and output `enlarged`, float N×3×H×W with pixels of 0…255.
 
     A full-precision network or a student; N, H and W are free. The file says where it comes from under the key
-    "ddtb_lite" of its metadata, and appears whole or not at all. `opset` is by default the first that stores
-    the weights at their width: 25 with 2-bit weights, 21 with more, 13 in full precision. An older one makes a larger
-    file for older runtimes, from 13 on.
+    "ddtb_lite" of its metadata, and appears whole or not at all. `opset` is by default 18 in full precision and 21 for a
+    student, which stores weights of up to 4 bits in 4. From 25 on 2-bit weights take 2 bits, which not every runtime
+    reads yet; 18 makes a larger file for older ones.
 
     Raises `ValueError` for another suffix, for an opset that does not fit or that the installed `onnx` does not know,
     and for what `to_integer` refuses; `RuntimeError` without `onnx`.
@@ -63,9 +63,8 @@ def export(network: SuperResolutionNetwork, path: str | os.PathLike[str], *, ops
 
 
 def _opset(network: SuperResolutionNetwork, wanted: int | None, newest: int) -> int:
-    bits = 8 if network.quantization is None else network.quantization.bits
     first = onnx_layers.FIRST_OPSET
-    opset = (first[8] if network.quantization is None else first[2 if bits == 2 else 4]) if wanted is None else wanted
+    opset = first[8 if network.quantization is None else 4] if wanted is None else wanted
     if isinstance(opset, bool) or not isinstance(opset, int) or not first[8] <= opset <= newest:
         raise ValueError(f"opset is {opset!r}, expected one from {first[8]} to {newest}, the newest of this onnx.")
     return opset

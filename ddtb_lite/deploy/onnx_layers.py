@@ -12,8 +12,8 @@ from .grids import weight_codes
 from .integer import IntegerActivation, IntegerConv2d
 from .onnx_values import Graph, Value
 
-# The first opset whose DequantizeLinear reads integers of so many bits.
-FIRST_OPSET = {8: 13, 4: 21, 2: 25}
+# The first opset whose DequantizeLinear reads integers of so many bits; those before 18 lack operators of the gates.
+FIRST_OPSET = {8: 18, 4: 21, 2: 25}
 CHANNELS = (1, -1, 1, 1)
 
 

@@ -46,7 +46,12 @@ class Graph:
 
         kind = getattr(TensorProto, f"INT{width}")
         name = f"codes_{len(self.constants)}"
-        self.constants[name] = helper.make_tensor(name, kind, codes.shape, codes.astype(np.int8).ravel())
+        # A negative number's lowest bits are its two's complement; the first number comes in the lowest bits.
+        bits = np.unpackbits(
+            codes.astype(np.int8).view(np.uint8).reshape(-1, 1), axis=1, count=width, bitorder="little"
+        )
+        packed = np.packbits(bits, bitorder="little").tobytes()
+        self.constants[name] = helper.make_tensor(name, kind, codes.shape, packed, raw=True)
         return Value(self, name)
 
 

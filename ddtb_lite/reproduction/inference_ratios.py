@@ -39,10 +39,10 @@ Run = Callable[[], Any]
 def measure(scales: tuple[int, ...] = (4, 2), repeats: int = REPEATS) -> dict[str, Any]:
     """Everything, as one object for a result file: one row for each network, part, version and number of threads.
 
-    A row's `time` is the median of `repeats` runs divided by that of the same part in float32, `promised` the same ratio
-    in bit operations. The versions take turns, so that what else the machine does meets all of them. `memory` is the
-    peak beyond the loaded network while one picture is enlarged, `bytes` the size of each file. The picture is 128×128.
-    bf16 is left out where it is emulated.
+    A row's `time` is the median of `repeats` runs divided by that of the same part in float32, `promised` the same
+    ratio in bit operations. The versions take turns, so that what else the machine does meets all of them. `memory` is
+    the peak beyond the loaded network while one picture is enlarged, `bytes` the size of each file. The picture is
+    128×128. bf16 is left out where it is emulated.
     """
     rows: list[dict[str, Any]] = []
     threads = torch.get_num_threads()
