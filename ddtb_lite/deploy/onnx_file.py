@@ -34,8 +34,8 @@ def export(network: SuperResolutionNetwork, path: str | os.PathLike[str], *, ops
     """Write a network to an `.onnx` file: input `image` and output `enlarged`, float N×3×H×W with pixels of 0…255.
 
     A full-precision network or a student; N, H and W are free. The file says where it comes from under the key
-    "ddtb_lite" of its metadata, and appears whole or not at all. `opset` is by default 18 in full precision and 21 for a
-    student, which stores weights of up to 4 bits in 4. From 25 on 2-bit weights take 2 bits, which not every runtime
+    "ddtb_lite" of its metadata, and appears whole or not at all. `opset` is by default 18 in full precision and 21 for
+    a student, which stores weights of up to 4 bits in 4. From 25 on 2-bit weights take 2 bits, which not every runtime
     reads yet; 18 makes a larger file for older ones.
 
     Raises `ValueError` for another suffix, for an opset that does not fit or that the installed `onnx` does not know,
