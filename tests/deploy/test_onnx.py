@@ -245,6 +245,12 @@ def test_the_book_script_needs_nothing_of_ours(tmp_path: Path) -> None:
     assert len([line for line in SCRIPT.splitlines() if line]) <= 10
 
 
+def test_the_book_shows_this_script() -> None:
+    page = Path(__file__).resolve().parents[2] / "book" / "beyond" / "what-two-bits-buy.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
+    assert sum(SCRIPT in cell for cell in cells) == 1
+
+
 # ------------------------------------------------------------------------------------- uses and refusals
 
 
