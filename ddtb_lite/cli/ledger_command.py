@@ -19,7 +19,7 @@ def add(choices: arguments.Choices) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the ledger as text."""
-    published = {} if options.own else results.all_results()
+    published = {} if options.own else progress.with_accepted(results.all_results())
     claims = ledger(progress.together(published, progress.results_in(options.folder)))
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"

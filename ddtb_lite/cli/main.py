@@ -8,6 +8,7 @@ import sys
 from .. import datasets
 from ..support import distributed
 from . import (
+    accept_command,
     arguments,
     benchmark_command,
     compare_command,
@@ -16,6 +17,7 @@ from . import (
     experiments_command,
     export_command,
     ledger_command,
+    reproduce_command,
     train_command,
     upscale_command,
 )
@@ -30,6 +32,8 @@ COMMANDS = (
     benchmark_command,
     experiments_command,
     ledger_command,
+    reproduce_command,
+    accept_command,
 )
 
 

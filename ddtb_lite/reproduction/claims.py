@@ -83,9 +83,9 @@ class Claim:
 
 
 def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
-    """One `Claim` for each score in the main table and Table S2; `measured` defaults to `data/results`."""
+    """One `Claim` for each score in the main table and Table S2; by default of `data/results` and `data/accepted`."""
     carried = results.all_results()
-    measured = carried if measured is None else measured
+    measured = progress.with_accepted(carried) if measured is None else measured
     measured = {name: run for name, run in measured.items() if progress.counts(run)}
     claims = []
     for table, rows in results.paper_tables().items():

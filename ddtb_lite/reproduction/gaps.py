@@ -70,7 +70,7 @@ def teacher_of(
     if not source:
         return None
     path = PurePosixPath(source)
-    known = carried if str(path.parent) in (".", "data/checkpoints") else measured
+    known = carried if str(path.parent) == "data/checkpoints" or not path.suffix else measured
     return known.get(path.stem)
 
 

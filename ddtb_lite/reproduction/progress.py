@@ -40,6 +40,15 @@ def together(published: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]
     return published | newer
 
 
+def with_accepted(published: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Published results and those that others sent: one of these replaces a shorter run, none of the same length."""
+    every = dict(published)
+    for run in results.accepted():
+        if run["run"] not in every or length(run) > length(every[run["run"]]):
+            every[run["run"]] = run
+    return every
+
+
 def finished(result: dict[str, Any], preset: str) -> bool:
     """Whether a result comes from a training at least as long as the preset's."""
     return length(result) >= PRESETS.index(preset)

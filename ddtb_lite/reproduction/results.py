@@ -37,7 +37,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "command": str,
 }
 
-__all__ = ["KEYS", "all_results", "environment", "paper_tables", "read", "write"]
+__all__ = ["KEYS", "accepted", "all_results", "environment", "paper_tables", "read", "write"]
 
 
 def write(
@@ -128,6 +128,12 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
             raise ValueError(f"{path} holds the run {result['run']!r}, which another file in {folder} holds too.")
         results[result["run"]] = result
     return results
+
+
+def accepted() -> list[dict[str, Any]]:
+    """Every result of `data/accepted`: those that others sent and that were scored again, bundle by bundle."""
+    bundles = sorted(resources.data("accepted").glob("*/results"))
+    return [result for folder in bundles for result in all_results(folder).values()]
 
 
 def paper_tables() -> dict[str, list[dict[str, str]]]:

@@ -137,6 +137,7 @@ def run_experiment(
     files = dict(zip(each.needs, each.inputs(str(folder), shipped), strict=True))
     # A shipped network's place in the repository is not where an installed package has it.
     places = {name: checkpoints.shipped(name) if name in shipped else Path(file) for name, file in files.items()}
+    named = {name: name if name in shipped else file for name, file in files.items()}
     teacher = None
     if each.quantization is None:
         network = build(each.model, each.scale, **dict(each.architecture))  # type: ignore[arg-type]
@@ -154,8 +155,8 @@ def run_experiment(
         Path(folder) / each.name,
         command=each.command(preset, str(folder), shipped, data, tests),
         teacher=teacher,
-        teacher_file=str(places[each.teacher]) if each.teacher else None,
-        start_file=str(places[each.start]) if each.start else None,
+        teacher_file=named.get(each.teacher or ""),
+        start_file=named.get(each.start or ""),
         tests=TEST_DATA.get(preset) if tests is None else tests,
         seed=each.seed,
         device=device,

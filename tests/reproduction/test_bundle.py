@@ -1,0 +1,273 @@
+"""Bundles: what is sent is read with suspicion, scored again, and filed whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddtb_lite import build, checkpoints, datasets, evaluate, initialize, quantize
+from ddtb_lite.cli import main
+from ddtb_lite.reproduction import acceptance, bundle, progress, results
+from ddtb_lite.reproduction.experiment import Experiment
+from ddtb_lite.reproduction.grid import experiments
+from ddtb_lite.support import resources
+from ddtb_lite.training import Recipe
+
+TEACHER, STUDENT = "edsr_x4", "edsr_x4_ddtb_2bit"
+SMALL = (("n_blocks", 1), ("n_feats", 8))
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an honest bundle: a small teacher and its student, as training would have left them."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patched:
+        small_grid(patched)
+        torch.manual_seed(0)
+        full = build("edsr", 4, n_blocks=1, n_feats=8)
+        teacher = store(folder, TEACHER, full, None)
+        student = quantize(checkpoints.load(teacher), "ddtb", 2)
+        initialize(student, torch.rand(2, 3, 16, 16) * 255)
+        store(folder, STUDENT, student, teacher)
+        path = folder / "bundle.zip"
+        bundle.write(path, folder, [TEACHER, STUDENT], {"plan": "made up"})
+        return dict(bundle.read(path).files)
+
+
+def small_grid(patched: pytest.MonkeyPatch) -> None:
+    """In place of the experiments two of them, on a network that is scored in a moment."""
+    known = {
+        TEACHER: Experiment(TEACHER, "full precision", "edsr", 4, architecture=SMALL),
+        STUDENT: Experiment(STUDENT, "main results", "edsr", 4, 2, "ddtb", TEACHER, architecture=SMALL),
+    }
+    patched.setattr(acceptance, "experiments", lambda: known)
+
+
+def store(folder: Path, name: str, network: Any, teacher: Path | None) -> Path:
+    (folder / name).mkdir()
+    config = {
+        "model": "edsr",
+        "scale": 4,
+        "architecture": network.architecture,
+        "quantization": None if network.quantization is None else vars(network.quantization),
+        "recipe": json.loads(json.dumps(vars(Recipe.preset("smoke", network)))),
+        "training_data": ["photos_train"],
+        "teacher": str(teacher.name) if teacher else None,
+        "source_sha256": hashlib.sha256(teacher.read_bytes()).hexdigest() if teacher else None,
+    }
+    file = folder / name / f"{name}.safetensors"
+    checkpoints.save(network, file, half=True, metadata={"run": name, **config})
+    results.write(
+        folder / name / f"{name}.json",
+        run=name,
+        config=config,
+        seed=0,
+        data={"training": datasets.fingerprint("photos_train"), "photos": datasets.fingerprint("photos")},
+        curve=[],
+        seconds=1.0,
+        checkpoint=None,
+        scores={"photos": evaluate(checkpoints.load(file), "photos", progress=False)},
+        command="made up",
+        precision="fp32",
+    )
+    return file
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout's data that may be written to, and the small experiments."""
+    (tmp_path / "checkout" / "data").mkdir(parents=True)
+    monkeypatch.setattr(resources, "published", lambda name: tmp_path / "checkout" / "data" / name)
+    small_grid(monkeypatch)
+    return tmp_path / "checkout" / "data" / "accepted"
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    """A bundle of these files with checksums that fit."""
+    path.write_bytes(bundle.archive_of({name: data for name, data in files.items() if name != bundle.SUMS}))
+    return path
+
+
+def changed(files: dict[str, bytes], name: str, change: Callable[[dict[str, Any]], object]) -> dict[str, bytes]:
+    content = json.loads(files[name])
+    change(content)
+    return {**files, name: json.dumps(content).encode()}
+
+
+# ------------------------------------------------------------------------------------------- what is accepted
+
+
+def test_an_honest_bundle_is_filed_and_counts(
+    sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = archive(tmp_path / "b.zip", sent)
+    assert main(["accept", "--check", str(path)]) == 0 and not checkout.exists()
+    assert main(["accept", str(path)]) == 0
+    (filed,) = checkout.iterdir()
+    assert sorted(str(each.relative_to(filed)) for each in filed.rglob("*.*")) == [
+        "checkpoints/edsr_x4.safetensors",
+        "checkpoints/edsr_x4_ddtb_2bit.safetensors",
+        "results/edsr_x4.json",
+        "results/edsr_x4_ddtb_2bit.json",
+    ]
+    assert "filed already" in failed(path, capsys)
+
+
+def test_accepted_runs_replace_shorter_ones_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(preset: str) -> dict[str, Any]:
+        return {"run": "a", "config": {"recipe": {"preset_name": preset}}}
+
+    for theirs, ours, wins in (("paper", "short", "paper"), ("short", "short", "ours"), ("smoke", "short", "ours")):
+        own = run(ours)
+        monkeypatch.setattr(results, "accepted", lambda theirs=theirs: [run(theirs)])
+        found = progress.with_accepted({"a": own})["a"]
+        assert (found is own) == (wins == "ours")
+
+
+# -------------------------------------------------------------------------------------------- what is refused
+
+
+def failed(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `accept` says of a bundle that it refuses, whole or in part."""
+    capsys.readouterr()
+    assert main(["accept", str(path)]) == 1
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return said.out + said.err
+
+
+def altered_weights(files: dict[str, bytes], folder: Path) -> dict[str, bytes]:
+    """Other weights in a file that is sound by itself: only scoring again can tell."""
+    file = folder / f"{TEACHER}.safetensors"
+    file.write_bytes(files[f"checkpoints/{TEACHER}.safetensors"])
+    network = checkpoints.load(file)
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.5)
+    checkpoints.save(network, file, half=True, metadata=network.metadata)
+    return {**files, f"checkpoints/{TEACHER}.safetensors": file.read_bytes()}
+
+
+def better_score(content: dict[str, Any]) -> None:
+    content["scores"]["photos"]["psnr"] += 0.1
+    for row in content["scores"]["photos"]["images"]:
+        row["psnr"] += 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (better_score, "dB on photos, and not"),
+        (lambda content: content["config"]["recipe"].update(steps=100_000), "than in its checkpoint"),
+        (lambda content: content["config"].update(training_data=["DIV2K"]), "than in its checkpoint"),
+        (lambda content: content["data"].update(photos="0" * 64), "other images than those of photos"),
+        (lambda content: content["data"].update(training="0" * 64), "trained on other images"),
+        (lambda content: content["versions"].update(ddtb_lite="99.0"), "newer version"),
+        (lambda content: content.update(seed=3), "as its seed"),
+        (lambda content: content.update(scores={}), "has no scores"),
+        (lambda content: content.update(extra=1), "unknown keys: extra"),
+        (lambda content: content.update(run="edsr_x9"), "not a run of this reproduction"),
+    ],
+)
+def test_a_result_that_was_changed_is_refused_and_so_is_its_student(
+    change: Callable[[dict[str, Any]], object],
+    word: str,
+    sent: dict[str, bytes],
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The checksums are made anew."""
+    said = failed(archive(tmp_path / "b.zip", changed(sent, f"results/{TEACHER}.json", change)), capsys)
+    assert word in said and "started from edsr_x4, which is refused" in said and "2 of 2 runs were refused" in said
+    assert not checkout.exists(), "nothing is filed"
+
+
+def test_altered_weights_are_found_by_scoring(
+    sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failed(archive(tmp_path / "b.zip", altered_weights(sent, tmp_path)), capsys)
+    assert "dB on photos, and not" in said and not checkout.exists()
+
+
+def test_an_altered_recipe_in_both_places_is_no_preset(
+    sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"{STUDENT}.safetensors"
+    file.write_bytes(sent[f"checkpoints/{STUDENT}.safetensors"])
+    network = checkpoints.load(file)
+    assert network.metadata is not None
+    network.metadata["recipe"]["skt_weight"] = 0.0  # type: ignore[index]
+    checkpoints.save(network, file, half=True, metadata=network.metadata)
+    files = {**sent, f"checkpoints/{STUDENT}.safetensors": file.read_bytes()}
+    files = changed(
+        files, f"results/{STUDENT}.json", lambda content: content["config"]["recipe"].update(skt_weight=0.0)
+    )
+    said = failed(archive(tmp_path / "b.zip", files), capsys)
+    assert "not trained by the recipe of the preset smoke" in said and "1 of 2" in said
+    (filed,) = checkout.iterdir()
+    assert [path.name for path in filed.rglob("*.json")] == ["edsr_x4.json"], "what holds is filed"
+
+
+def test_a_network_that_nobody_knows(
+    sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name.replace(STUDENT, "vdsr_x4"): data for name, data in sent.items()}
+    files = changed(files, "results/vdsr_x4.json", lambda content: content.update(run="vdsr_x4"))
+    assert "vdsr_x4 is not a run of this reproduction" in failed(archive(tmp_path / "b.zip", files), capsys)
+
+
+def test_checksums_that_do_not_fit(sent: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in sent.items():
+            target.writestr(name, data + b" " if name.endswith(".json") else data)
+    assert "does not hold what its SHA256SUMS says" in failed(path, capsys)
+
+
+@pytest.mark.parametrize("name", ["../../evil.json", "/etc/evil.json", "results/../x.json", "results/a.pt", "a.pkl"])
+def test_a_path_that_leaves_the_bundle(
+    name: str, sent: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = failed(archive(tmp_path / "b.zip", {**sent, name: b"{}"}), capsys)
+    assert "expected results/RUN.json" in said
+
+
+def test_zeros_without_end(
+    sent: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten megabytes of zeros stand for ten gigabytes: reading stops at the limit, whatever the header says."""
+    monkeypatch.setattr(bundle, "LARGEST_FILE", 2**20)
+    path = archive(tmp_path / "b.zip", {"results/zeros.json": bytes(10 * 2**20), bundle.PROVENANCE: b"{}"})
+    assert path.stat().st_size < 2**16
+    assert "unpacks to too much" in failed(path, capsys)
+    lying = bytearray(path.read_bytes())
+    central = lying.index(b"PK\x01\x02")
+    lying[central + 24 : central + 28] = struct.pack("<I", 10)  # the uncompressed size
+    path.write_bytes(bytes(lying))
+    assert "error" in failed(path, capsys)
+
+
+def test_other_bundles(sent: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newer = {**sent, bundle.PROVENANCE: b'{"format": 2}'}
+    assert "has format 2" in failed(archive(tmp_path / "newer.zip", newer), capsys)
+    (tmp_path / "text.zip").write_text("not a zip")
+    assert "not a zip archive" in failed(tmp_path / "text.zip", capsys)
+    assert "There is no bundle" in failed(tmp_path / "nowhere.zip", capsys)
+    without = {name: data for name, data in sent.items() if name != bundle.PROVENANCE}
+    assert "lacks provenance.json" in failed(archive(tmp_path / "x.zip", without), capsys)
+    many = sent | {f"results/r{index}.json": b"{}" for index in range(bundle.MOST_FILES)}
+    assert "expected at most 500" in failed(archive(tmp_path / "many.zip", many), capsys)
+    empty = {bundle.PROVENANCE: sent[bundle.PROVENANCE]}
+    assert "holds no result" in failed(archive(tmp_path / "empty.zip", empty), capsys)
+
+
+def test_the_experiments_that_acceptance_knows_are_the_grid() -> None:
+    assert acceptance.experiments is experiments
