@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..conversion import EXTRA_STATE, quantize, quantized_convolutions, state_of, take_state
+from ..conversion import EXTRA_STATE, activation_quantizers, quantize, quantized_convolutions, state_of, take_state
 from ..gate import DynamicGate
 from ..networks import SuperResolutionNetwork, build
 from ..quantizers import Quantizer
@@ -61,6 +61,8 @@ def save(
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, got {path}.")
     student = network.quantization is not None
+    if student:
+        activation_quantizers(network)  # raises for a network that runs on integers
     if student and not packed:
         if is_packed(network):
             raise ValueError("This student was loaded bit-packed: it has no full-precision weights to keep.")

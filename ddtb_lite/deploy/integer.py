@@ -17,8 +17,13 @@ from .codes import Codes, encode
 from .convolution import EXACT_IN_FLOAT32, Shape, exact_sums, fast_convolution, fast_path_fits, prepared
 from .grids import Grid, activation_grid, weight_codes
 
-# Methods whose channels have grids of their own, by name.
-CHANNEL_BY_CHANNEL = ("reactnet", "daq")
+_CHANNELS = "its channels have levels of their own, and numbers with different steps cannot be added up"
+# Methods that do not come down to one whole number a value, and why.
+WITHOUT_INTEGERS = {
+    "reactnet": _CHANNELS,
+    "daq": _CHANNELS,
+    "odm": "its levels start at the lower bound, so that zero lies between two of them and no whole number pads",
+}
 
 
 # The fields of a grid that lie where the network lies.
@@ -145,7 +150,7 @@ def to_integer(student: SuperResolutionNetwork) -> SuperResolutionNetwork:
     picture, 8 bits a color less a mean, and multiplies these real numbers by its whole numbers.
 
     Raises `ValueError` for a full-precision network, for a student without bounds or with bounds that are not finite,
-    for methods whose channels have grids of their own (ReActNet, DAQ), for variant "official" of EDSR and RDN, where
+    for methods without one grid of whole numbers (ReActNet, DAQ, ODM), for variant "official" of EDSR and RDN, where
     some convolutions multiply activations in full precision, and for weights that no signed byte holds.
     """
     quantization = require_quantization(student)
@@ -153,11 +158,9 @@ def to_integer(student: SuperResolutionNetwork) -> SuperResolutionNetwork:
         raise ValueError(
             "This quantized network has no bounds yet: call ddtb_lite.initialize(student, batches), or train it."
         )
-    if quantization.method in CHANNEL_BY_CHANNEL:
-        raise ValueError(
-            f"A student of {quantization.method} cannot run on integers: its channels have levels of their own, and "
-            "numbers with different steps cannot be added up. Run it as it is."
-        )
+    if quantization.method in WITHOUT_INTEGERS:
+        reason = WITHOUT_INTEGERS[quantization.method]
+        raise ValueError(f"A student of {quantization.method} cannot run on integers: {reason}. Run it as it is.")
     small = (4 * student.scale, 4 * student.scale)
     for path, layer in convolutions(student, small).items():
         if layer.weight_bits < FULL_BITS and layer.activation_bits == FULL_BITS:

@@ -23,7 +23,7 @@ from ddtb_lite.support.hooks import outputs_watched
 
 torch.set_num_threads(1)
 
-UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq")]
+UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq", "odm")]
 NETWORKS = list(SMALL)
 # How many codes may be another one, because a value lies between two levels and rounding errors decide.
 TIES = 1e-4
@@ -375,6 +375,13 @@ def test_channels_with_levels_of_their_own(name: str) -> None:
 def test_convolutions_of_activations_in_full_precision(name: str, path: str) -> None:
     with pytest.raises(ValueError, match=f"{path}.*official"):
         ddtb.to_integer(student(name, "ddtb", 2, variant="official"))
+
+
+def test_levels_that_leave_zero_between_them() -> None:
+    anchored = ddtb.quantize(small(), method="odm", bits=2)
+    ddtb.initialize(anchored, [images()])
+    with pytest.raises(ValueError, match="lower bound"):
+        ddtb.to_integer(anchored)
 
 
 def test_bounds_that_are_not_finite() -> None:
