@@ -3,7 +3,7 @@ PYTHON   ?= python3
 # Further arguments of pip; on a machine without a GPU, for a smaller PyTorch:
 #   make book PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
-# Notebooks that nbval executes at once.
+# Test files, and notebooks, that are run at once.
 JOBS     ?= 2
 
 VENV      := .venv
@@ -47,7 +47,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(ONE_CORE) $(BIN)/pytest -n $(JOBS) --dist loadfile
 	$(QUIET) $(ONE_CORE) $(BIN)/pytest --nbval --nbval-current-env --nbval-cell-timeout 600 -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 results: $(INSTALLED)
