@@ -8,25 +8,28 @@ import torch
 from torch import Tensor
 
 from .conversion import activation_quantizers
-from .networks import SuperResolutionNetwork
+from .networks import QuantizationPoints, SuperResolutionNetwork
 from .quantizers import DualBound
 from .support.hooks import eval_mode, inputs_watched, outputs_watched
 
 
 def quantizer_inputs(
-    network: SuperResolutionNetwork, batch: Tensor, reduce: Callable[[Tensor], Tensor] = Tensor.clone
+    network: SuperResolutionNetwork,
+    batch: Tensor,
+    reduce: Callable[[Tensor], Tensor] = Tensor.clone,
+    points: QuantizationPoints | None = None,
 ) -> dict[str, Tensor]:
     """What arrives at each quantization point, by path, for a batch N×3×H×W of values 0…255.
 
-    `network` is quantized or in full precision; in the latter case the points are those of variant "paper".
-    `reduce` says what to keep of each activation N×C×H×W, by default all of it.
+    `network` is quantized or in full precision; in the latter case the points are those of variant "paper", or
+    `points`, such as a student's. `reduce` says what to keep of each activation N×C×H×W, by default all of it.
     """
     seen: dict[str, Tensor] = {}
 
     def keep(path: str, x: Tensor) -> None:
         seen[path] = reduce(x)
 
-    places = {point.path: network.get_submodule(point.path) for point in network.points.activations}
+    places = {point.path: network.get_submodule(point.path) for point in (points or network.points).activations}
     with torch.no_grad(), eval_mode(network), inputs_watched(places, keep):
         network(batch.to(network.device))
     return seen

@@ -66,7 +66,7 @@ class Claim:
     def status(self) -> str:
         """One of "reproduced", "approximate", "contradicted"; else why it is none of them.
 
-        "short run", "other data", "other teacher", "not run", or "not here" for a method that the package lacks.
+        "short run", "other data", "other teacher", "not run", or "not here" for a method that no run is about.
         """
         if self.ours is None:
             return "not run" if self.command else "not here"

@@ -105,7 +105,7 @@ def compare(
         recipe = recipe.override(falling_bits=known)
         sampler = PatchSampler(images, teacher.scale, recipe.patch_size, seed=seed)
         batches = [sampler.sample(recipe.batch_size)[0] for _ in range(CALIBRATION_BATCHES)]
-        activations = quantizer_inputs(teacher, batches[0])
+        activations = quantizer_inputs(teacher, batches[0], points=student.points)
         initialize(trial, batches)
         initial_errors = quantization_errors(trial, activations)
         folder = None if out is None else Path(out) / name

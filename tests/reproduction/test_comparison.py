@@ -89,8 +89,9 @@ def test_every_method_is_trained_and_scored_alike(network, test_set, monkeypatch
     for name in methods:
         row = by_name[name]
         errors = [*row.initial_errors.values(), *row.final_errors.values()]
-        assert len(errors) == 2 * 6 and all(0 < error < math.inf for error in errors)
-        assert row.initial_errors != row.final_errors
+        points = 4 if name == "daq" else 6  # DAQ leaves the shortcuts of both blocks alone
+        assert len(errors) == 2 * points and all(0 < error < math.inf for error in errors)
+        assert (row.initial_errors != row.final_errors) == (name != "daq"), "DAQ trains no bound"
         assert 0 < row.feature_error < math.inf and row.seconds > 0
     assert len(table(rows).splitlines()) > 11
 
@@ -113,7 +114,7 @@ def test_a_comparison_that_was_cut_off_goes_on(network, test_set, tmp_path, monk
     assert facts(run(network, test_set, methods=methods, out=tmp_path / "runs")) == expected
     assert len(steps) == 6, "of 3 × 4 steps, 6 were done"
     with pytest.raises(ValueError, match="another run"):
-        run(network, test_set, methods=methods, out=tmp_path / "runs", bits=3)
+        run(network, test_set, methods=methods, out=tmp_path / "runs", seed=1)
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(network, test_set, monkeypatch) -> None:
