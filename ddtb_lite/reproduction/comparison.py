@@ -167,16 +167,17 @@ def _score_cell(row: Comparison, test: str) -> str:
 
 
 def _error_cells(errors: dict[str, float], ddtb: dict[str, float]) -> list[str]:
-    """The median, and in how many layers an error is lower than DDTB's."""
+    """The median, and in how many layers that both quantize an error is lower than DDTB's."""
     if not errors:
         return ["–", "–"]
-    lower = str(sum(errors[path] < ddtb[path] for path in errors)) if ddtb and ddtb is not errors else "–"
+    shared = errors.keys() & ddtb.keys()
+    lower = str(sum(errors[path] < ddtb[path] for path in shared)) if ddtb and ddtb is not errors else "–"
     return [f"{statistics.median(errors.values()):.3f}", lower]
 
 
 def _legend(rows: Sequence[Comparison]) -> list[str]:
     methods = [row for row in rows if row.initial_errors]
-    layers = len(methods[0].initial_errors)
+    layers = max(len(row.initial_errors) for row in methods)
     lines = [
         "error: squared error of the activation quantizers on the full-precision network's activations,",
         "  before and after training, the median over layers; 1 is as much as an activation varies",
