@@ -351,7 +351,7 @@ def student(method: str, network: str, bits: int | None = None) -> SuperResoluti
 def test_training_moves_what_the_paper_trains_and_nothing_else(method: str, network: str) -> None:
     quantized = student(method, network).train()
     before = {name: value.clone() for name, value in quantized.state_dict().items()}
-    output = quantized(batch(4, seed=7))
+    output = quantized(batch(8, seed=1))  # PACT learns from what it clips, and here each layer clips something
     upstream = torch.from_numpy(np.random.default_rng(8).normal(size=output.shape))
     (output * upstream).mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in quantized.parameters())
