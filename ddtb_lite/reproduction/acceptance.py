@@ -18,7 +18,7 @@ from ..evaluation import evaluate
 from ..networks import SuperResolutionNetwork
 from ..support import resources
 from ..support.provenance import VERSION
-from ..training import Recipe, training_images
+from ..training import training_images
 from . import progress, results
 from .bundle import Bundle
 from .experiment import Experiment
@@ -114,8 +114,7 @@ def _check_experiment(run: str, result: dict[str, Any], network: SuperResolution
     preset = config["recipe"].get("preset_name")
     if preset not in progress.PRESETS:
         raise ValueError(f"{run} has the preset {preset!r}, expected one of {', '.join(progress.PRESETS)}.")
-    changes = dict(each.change.recipe) | ({"steps": each.steps(preset)} if each.times > 1 else {})
-    if not Recipe.preset(preset, network).override(**changes).agrees_with(config["recipe"]):
+    if not each.recipe(preset).agrees_with(config["recipe"]):
         raise ValueError(f"{run} was not trained by the recipe of the preset {preset}.")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..conversion import DEFAULTS
 from ..networks import Quantization
-from ..quantizers import METHODS
+from ..quantizers import LATER, METHODS
 from ..training.recipe import Recipe
 from . import progress, results
 from .estimates import outline
@@ -33,7 +33,7 @@ PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully q
 class Claim:
     """A printed PSNR (dB), and ours of the best fitting run: None where nothing was run.
 
-    `command` produced ours or would produce it; it is empty for a method that the package does not have.
+    `command` produced ours or would produce it; it is empty where no run is about the score.
 
     `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
     shorter one is shown and not judged, nor is one on other training data or from a teacher that is not the paper's.
@@ -66,7 +66,7 @@ class Claim:
     def status(self) -> str:
         """One of "reproduced", "approximate", "contradicted"; else why it is none of them.
 
-        "short run", "other data", "other teacher", "not run", or "not here" for a method that no run is about.
+        "short run", "other data", "other teacher", "not run", or "not here" for a score that no run is about.
         """
         if self.ours is None:
             return "not run" if self.command else "not here"
@@ -195,7 +195,7 @@ def _is_ablation(config: dict[str, Any]) -> bool:
     gated = METHODS[quantization["method"]].gated
     usual = DEFAULTS[config["model"]]
     expected = {
-        "variant": "paper",
+        "variant": METHODS[quantization["method"]].default_variant,
         "percentile": FULLY_PERCENTILE if quantization.get("fully") and gated else usual.percentile,
         "gate_ratio": usual.gate_ratio if gated else 0.0,
     }
@@ -204,12 +204,14 @@ def _is_ablation(config: dict[str, Any]) -> bool:
 
 @functools.cache
 def _experiment(table: str, model: str, scale: int, bits: int, method: str) -> Experiment | None:
-    """The experiment that repeats a printed score, None for a method that the package does not have."""
-    wanted: tuple[object, ...] = (PURPOSES[table], model, scale, bits, method)
-    if method == "fp":
-        wanted = ("full precision", model, scale, None, None)
+    """The experiment that repeats a printed score, None if no run is about it."""
+    purpose = "full precision" if method == "fp" else PURPOSES[table]
+    wanted = (model, scale, None, None) if method == "fp" else (model, scale, bits, method)
+    # A later method has its runs in the comparison of points; the one on its own points is what its authors print.
+    purposes = (purpose, "points") if method in LATER else (purpose,)
     for each in experiments().values():
-        if (each.purpose, each.model, each.scale, each.bits, each.method) == wanted:
+        own = each.method is None or each.variant == METHODS[each.method].default_variant
+        if own and each.purpose in purposes and (each.model, each.scale, each.bits, each.method) == wanted:
             return each
     return None
 

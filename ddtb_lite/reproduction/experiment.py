@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..networks import Quantization, SuperResolutionNetwork
+from ..quantizers import METHODS
 from ..training import Recipe
 from . import estimates
 
@@ -62,7 +63,8 @@ class Experiment:
 
     Without `bits` and `method` it is in full precision. `teacher` and `start` name the experiments whose
     networks it needs, `architecture` gives depth and width where they are not the paper's, `change` what else it
-    does in its own way. It takes `times` as many steps as its preset says.
+    does in its own way. It takes `times` as many steps as its preset says; a `long` one takes the preset "long" where
+    others take "short".
     """
 
     name: str
@@ -78,6 +80,7 @@ class Experiment:
     architecture: tuple[tuple[str, int], ...] = ()
     change: Change = Change()
     times: int = 1
+    long: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -104,6 +107,7 @@ class Experiment:
         All runs lie in `folder`; `inputs` says where the networks are that it needs. `data` and `tests` are the
         preset's unless they are given.
         """
+        preset = self.preset(preset)
         tests = TEST_DATA.get(preset) if tests is None else tests
         words = ["train", "--model", self.model, "--scale", str(self.scale)]
         if self.quantization:
@@ -131,15 +135,30 @@ class Experiment:
         return Quantization(self.method, self.bits, fully=self.fully)
 
     @property
+    def variant(self) -> str | None:
+        """Which of a network's points it quantizes, None in full precision."""
+        usual = METHODS[self.method].default_variant if self.method else None
+        return dict(self.change.quantization).get("variant", usual)
+
+    @property
     def network(self) -> SuperResolutionNetwork:
         """Its network as an `estimates.outline`."""
         return estimates.outline(self.model, self.scale, dict(self.architecture), self.quantization)
 
+    def preset(self, general: str) -> str:
+        """The preset that it takes where runs in general take this one."""
+        return "long" if self.long and general == "short" else general
+
+    def recipe(self, preset: str) -> Recipe:
+        """How it is trained with a preset."""
+        recipe = Recipe.preset(self.preset(preset), self.network)
+        return recipe.override(**dict(self.change.recipe), steps=self.times * recipe.steps)
+
     def steps(self, preset: str) -> int:
-        """How many steps it takes; no change is about their number."""
-        return self.times * Recipe.preset(preset, self.network).steps
+        """How many steps it takes."""
+        return self.recipe(preset).steps
 
     def hours(self, preset: str, measured: Iterable[dict[str, Any]] = ()) -> float | None:
         """What it takes, as `estimates.hours`."""
-        once = estimates.hours(self.network, preset, measured)
+        once = estimates.hours(self.network, self.preset(preset), measured)
         return once and self.times * once

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..quantizers import LATER
 from .experiment import Change, Experiment
 
 PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
@@ -79,7 +80,10 @@ def _all() -> Iterator[Experiment]:
     for seed in (0, 1, 2):
         ending = f"convolutions_seed{seed}" if seed else "convolutions"
         yield replace(_student("points", "edsr", 4, 2, "lsq", ending), seed=seed, change=CONVOLUTIONS)
-    yield replace(_student("points", "edsr", 4, 2, "pams", "convolutions"), change=CONVOLUTIONS)
+    for method in ("pams", *LATER):
+        yield replace(_student("points", "edsr", 4, 2, method, "convolutions"), change=CONVOLUTIONS)
+    for method in LATER:
+        yield replace(_student("points", "edsr", 4, 2, method), change=Change((("variant", "paper"),)))
     for model, scale, method in itertools.product(("edsr", "srresnet", "srgan"), (4, 2), ("ddtb", "fqsr")):
         change = FULLY if method == "ddtb" else Change()
         student = replace(_student("fully quantized", model, scale, 4, method, "fully"), fully=True, change=change)

@@ -212,4 +212,4 @@ def write_bundle(plan: Plan, out: Path) -> Path:
 
 
 def _operations(each: Experiment, preset: str) -> float:
-    return each.times * estimates.operations(each.network, Recipe.preset(preset, each.network))
+    return estimates.operations(each.network, each.recipe(preset))

@@ -147,11 +147,10 @@ def run_experiment(
         assert each.teacher is not None and each.method is not None and each.bits is not None
         teacher = checkpoints.load(places[each.teacher])
         network = quantize(teacher, each.method, each.bits, fully=each.fully, **dict(each.change.quantization))
-    changes = dict(each.change.recipe) | ({"steps": each.steps(preset)} if each.times > 1 else {})
     return run(
         network,
         TRAINING_DATA[preset] if data is None else data,
-        Recipe.preset(preset, network).override(**changes),
+        each.recipe(preset),
         Path(folder) / each.name,
         command=each.command(preset, str(folder), shipped, data, tests),
         teacher=teacher,

@@ -396,7 +396,8 @@ def test_the_ledgers_commands_and_costs_are_the_experiments() -> None:
     assert all(claim.command for claim in claims if claim.method in ("DDTB", "FQSR", "PAMS", "FP"))
     for claim in claims:
         method = "" if claim.method == "FP" else f"_{claim.method.lower()}_{claim.bits}bit"
-        name = f"{claim.model.lower()}_x{claim.scale}{method}" + ("_fully" if "s2" in claim.table else "")
+        ending = "_fully" if "s2" in claim.table else "_convolutions" if claim.method == "DAQ" else ""
+        name = f"{claim.model.lower()}_x{claim.scale}{method}{ending}"
         if claim.command:
             assert claim.command == ALL[name].command("paper") and claim.hours == ALL[name].hours("paper")
         else:
