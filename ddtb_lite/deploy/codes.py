@@ -15,29 +15,34 @@ LARGEST_BYTE = 255
 
 @dataclass(frozen=True)
 class Codes:
-    """A tensor N×C×H×W of values (code − zero) · step, with codes from 0 on.
+    """A tensor N×C×H×W of values (code − zero) · step + offset, with codes from 0 on.
 
     `values` is uint8, int16 in the few cases where 8 bits and their sign do not fit in one byte. `zero` (whole) and
-    `step` are 0-d, or N×1×1×1 while a gate is live. Whatever is added to it meets its real values.
+    `step` are 0-d, or N×1×1×1 while a gate is live; `offset` is 0-d, None for 0. Whatever is added to it meets its real
+    values.
     """
 
     values: Tensor
     zero: Tensor
     step: Tensor
+    offset: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
         return self.values.shape
 
     def integers(self) -> Tensor:
-        """code − zero: whole numbers (float64) that are proportional to the values, 0 for 0."""
+        """code − zero: whole numbers (float64) that are proportional to the values less the offset."""
         return self.values.double() - self.zero.double()
 
     def real(self) -> Tensor:
         """The real values, float32."""
-        return kernel(_real, self.values)(self.values, self.zero, self.step)
+        real = kernel(_real, self.values)(self.values, self.zero, self.step)
+        return real if self.offset is None else real.add_(self.offset)
 
     def __add__(self, other: Tensor | Codes) -> Tensor:
+        if self.offset is not None:
+            return self.real() + other
         if isinstance(other, Codes):
             own = (self.values, self.zero, self.step)
             return kernel(_sum_of_codes, self.values)(*own, other.values, other.zero, other.step)
@@ -49,9 +54,9 @@ class Codes:
 def encode(x: Tensor, grid: Grid, largest: int) -> Codes:
     """The codes of `x` on a grid, none of which is larger than `largest`."""
     dtype = torch.uint8 if largest <= LARGEST_BYTE else torch.int16
-    shift, inverse_step, lowest, highest, stride, zero, step = grid
+    shift, inverse_step, lowest, highest, stride, zero, step, offset = grid
     values = kernel(_encode, x)(x, shift, inverse_step, lowest, highest, stride, dtype)
-    return Codes(values, zero, step)
+    return Codes(values, zero, step, offset)
 
 
 def _encode(

@@ -4,7 +4,8 @@ A quantized value is (code − zero) · step with a code that is not negative. M
 and zero is the code of 0. The grids that leave zero out (DoReFa-Net's and FQSR's for both signs) are the odd multiples
 of half a step: there codes are even, and zero is the odd number in their middle, which no value takes. Either way
 `code − zero` is a whole number and 0 stands for 0, so that a convolution of such numbers pads with 0 like any other,
-wherever the bounds lie.
+wherever the bounds lie. ODM's grid begins at its lower bound, which is any number: its values are code · step + offset,
+and a convolution adds the offset once for every weight that lies on the picture.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..quantizers.dorefa import DoReFaActivation
 from ..quantizers.fqsr import FQSRActivation
 from ..quantizers.lsq import LSQActivation, integer_limits
 from ..quantizers.minmax import MinMaxActivation
+from ..quantizers.odm import ODMActivation
 from ..quantizers.pact import PACTActivation
 from ..quantizers.pams import PAMSActivation
 from ..uniform import separate
@@ -36,7 +38,7 @@ class Grid(NamedTuple):
     """How an activation becomes codes; every field is a 0-d tensor, or N×1×1×1 while a gate is live.
 
     The level is round((x + shift) · inverse_step), held between `lowest` and `highest`, the code is `stride` ·
-    (level − lowest), and the value is (code − zero) · step.
+    (level − lowest), and the value is (code − zero) · step + offset; no shift and no offset mean 0.
     """
 
     shift: Tensor | None
@@ -46,6 +48,7 @@ class Grid(NamedTuple):
     stride: int
     zero: Tensor
     step: Tensor
+    offset: Tensor | None = None
 
 
 def multiples(lower: Tensor, upper: Tensor, steps: int, clamp: bool = True) -> Grid:
@@ -94,6 +97,13 @@ def _(quantizer: DualBound, x: Tensor) -> Grid:
 @activation_grid.register
 def _(quantizer: MinMaxActivation, x: Tensor) -> Grid:
     return multiples(quantizer.lower.clamp(max=0), quantizer.upper.clamp(min=0), 2**quantizer.bits - 1)
+
+
+@activation_grid.register
+def _(quantizer: ODMActivation, x: Tensor) -> Grid:
+    lower, upper = quantizer.lower.detach(), quantizer.upper.detach()
+    from_lower = multiples(torch.zeros_like(lower), upper - lower, 2**quantizer.bits - 1)
+    return from_lower._replace(shift=-lower, offset=lower)
 
 
 @activation_grid.register

@@ -19,15 +19,11 @@ from .grids import Grid, activation_grid, weight_codes
 
 _CHANNELS = "its channels have levels of their own, and numbers with different steps cannot be added up"
 # Methods that do not come down to one whole number a value, and why.
-WITHOUT_INTEGERS = {
-    "reactnet": _CHANNELS,
-    "daq": _CHANNELS,
-    "odm": "its levels start at the lower bound, so that zero lies between two of them and no whole number pads",
-}
+WITHOUT_INTEGERS = {"reactnet": _CHANNELS, "daq": _CHANNELS}
 
 
 # The fields of a grid that lie where the network lies.
-NUMBERS = ("shift", "inverse_step", "lowest", "highest", "zero", "step")
+NUMBERS = ("shift", "inverse_step", "lowest", "highest", "zero", "step", "offset")
 
 
 class IntegerActivation(nn.Module):
@@ -97,9 +93,17 @@ class IntegerConv2d(nn.Module):
         if not isinstance(x, Codes):
             return F.conv2d(x, self.codes * self.step, self.bias, self.stride, self.padding)
         if not self.exact and x.values.dtype == torch.uint8 and fast_path_fits(self.codes, x.values.device):
-            return self._fast(x)
-        scaled = exact_sums(x.integers(), self.codes, self.shape).mul_(x.step.double() * self.step.double())
-        return scaled.to(x.step.dtype) if self.bias is None else scaled.to(x.step.dtype) + self.bias.view(-1, 1, 1)
+            result = self._fast(x)
+        else:
+            scaled = exact_sums(x.integers(), self.codes, self.shape).mul_(x.step.double() * self.step.double())
+            result = scaled.to(x.step.dtype)
+            result = result if self.bias is None else result + self.bias.view(-1, 1, 1)
+        return result if x.offset is None else result + self._weights_on(x) * (self.step * x.offset)
+
+    def _weights_on(self, x: Codes) -> Tensor:
+        """For every output the sum of the weights that lie on the picture: at its border some lie on the padding."""
+        ones = torch.ones_like(x.values[:1, :1])
+        return exact_sums(ones, self.codes.sum(1, keepdim=True), self.shape).to(self.step.dtype)
 
     def _fast(self, x: Codes) -> Tensor:
         weight = self._layout()
@@ -150,7 +154,7 @@ def to_integer(student: SuperResolutionNetwork) -> SuperResolutionNetwork:
     picture, 8 bits a color less a mean, and multiplies these real numbers by its whole numbers.
 
     Raises `ValueError` for a full-precision network, for a student without bounds or with bounds that are not finite,
-    for methods without one grid of whole numbers (ReActNet, DAQ, ODM), for variant "official" of EDSR and RDN, where
+    for methods without one grid of whole numbers (ReActNet, DAQ), for variant "official" of EDSR and RDN, where
     some convolutions multiply activations in full precision, and for weights that no signed byte holds.
     """
     quantization = require_quantization(student)

@@ -48,16 +48,17 @@ def pixel_shuffle(x: Value, layer: nn.PixelShuffle) -> Value:
 
 
 class Integers:
-    """What a quantizer yields: whole numbers (as floats, `integers`) and the `step` that makes real values of them."""
+    """What a quantizer yields: whole numbers (as floats, `integers`), which times `step` plus `offset` are the values."""
 
-    def __init__(self, integers: Value, step: Value) -> None:
-        self.integers, self.step = integers, step
+    def __init__(self, integers: Value, step: Value, offset: float = 0.0) -> None:
+        self.integers, self.step, self.offset = integers, step, offset
         self._real: Value | None = None
 
     def real(self) -> Value:
         """The real values, computed where somebody asks for them, and once."""
         if self._real is None:
-            self._real = self.integers * self.step
+            scaled = self.integers * self.step
+            self._real = scaled + self.offset if self.offset else scaled
         return self._real
 
 
@@ -71,9 +72,10 @@ def activation(x: Value, layer: IntegerActivation) -> Integers:
     level = (shifted * numbers["inverse_step"]).round()
     level = level.apply("Clip", numbers["lowest"], numbers["highest"])
     # From the level to code − zero = stride · (level − lowest) − zero: nothing to do where zero is a level.
-    offset = -layer.stride * numbers["lowest"] - numbers["zero"]
+    difference = -layer.stride * numbers["lowest"] - numbers["zero"]
     level = level * layer.stride if layer.stride != 1 else level
-    return Integers(level + offset if offset else level, x.graph.constant(np.float32(numbers["step"])))
+    step = x.graph.constant(np.float32(numbers["step"]))
+    return Integers(level + difference if difference else level, step, numbers.get("offset", 0.0))
 
 
 def _gated(x: Value, quantizer: DualBound) -> Integers:
@@ -128,11 +130,15 @@ def _pointwise(x: Value, gate: DynamicGate, layer: nn.Conv2d) -> Value:
 
 def integer_convolution(x: Integers | Value, layer: IntegerConv2d, opset: int) -> Value:
     """Whole numbers times whole numbers, exact in float32 below 2^24; then once the steps, and the bias."""
-    numbers, step = (x.integers, x.step) if isinstance(x, Integers) else (x, None)
-    graph = numbers.graph
+    numbers, step, offset = (x.integers, x.step, x.offset) if isinstance(x, Integers) else (x, None, 0.0)
+    graph, pads = numbers.graph, list(layer.padding) * 2
     weight = weight_integers(graph, layer.codes, smallest_width(layer.codes, opset))
-    sums = graph.apply("Conv", numbers, weight, pads=list(layer.padding) * 2)
+    sums = graph.apply("Conv", numbers, weight, pads=pads)
     scaled = sums * (step * float(layer.step) if step else float(layer.step))
+    if offset:  # once for every weight that lies on the picture, as in `IntegerConv2d`
+        ones = numbers.apply("ReduceMax", [1], keepdims=1) * 0.0 + 1.0
+        on_picture = graph.apply("Conv", ones, graph.constant(array(layer.codes.sum(1, keepdim=True))), pads=pads)
+        scaled = scaled + on_picture * (offset * float(layer.step))
     return scaled if layer.bias is None else scaled + graph.constant(array(layer.bias).reshape(CHANNELS))
 
 

@@ -23,7 +23,7 @@ from ddtb_lite.support.hooks import outputs_watched
 
 torch.set_num_threads(1)
 
-UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq", "odm")]
+UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq")]
 NETWORKS = list(SMALL)
 # How many codes may be another one, because a value lies between two levels and rounding errors decide.
 TIES = 1e-4
@@ -47,6 +47,10 @@ def student(name: str, method: str, bits: int, **options: object) -> SuperResolu
         attach_gates(quantized, paths[::3])
         set_phase(quantized, "live")
     return quantized.eval()
+
+
+def offset(code: Codes) -> float:
+    return 0.0 if code.offset is None else float(code.offset)
 
 
 def watch(network: nn.Module, x: Tensor, *kinds: type[nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -106,8 +110,9 @@ def check_layers(slow: SuperResolutionNetwork, fast: SuperResolutionNetwork) -> 
         code = codes[id(after)] = module(before)
         assert code.values.max() <= module.largest
         # The level of the fake-quantized value, from the value alone.
-        level = (after.double() / code.step.double()).round()
-        assert (after.double() / code.step.double() - level).abs().max() < 1e-3
+        exact_level = (after.double() - offset(code)) / code.step.double()
+        level = exact_level.round()
+        assert (exact_level - level).abs().max() < 1e-3
         assert (code.integers() != level).double().mean() <= TIES
         torch.testing.assert_close(code.real(), after, rtol=1e-5, atol=1e-4)
     fed = 0
@@ -121,10 +126,11 @@ def check_layers(slow: SuperResolutionNetwork, fast: SuperResolutionNetwork) -> 
             continue  # the picture itself
         fed += 1
         code = codes[id(before)]
-        if not torch.equal(code.integers(), (before.double() / code.step.double()).round()):
+        whole = before.double() - offset(code)
+        if not torch.equal(code.integers(), (whole / code.step.double()).round()):
             continue  # a tie: the sums are others, too
         # Fake quantization in float64, divided by both steps: whole numbers up to 1e-7 of relative error.
-        real = F.conv2d(before.double(), weight.double(), None, original.stride, original.padding)
+        real = F.conv2d(whole, weight.double(), None, original.stride, original.padding)
         expected = real / (code.step.double() * module.step.double())
         sums = module.sums(code)
         assert sums.dtype == torch.int32
@@ -228,6 +234,50 @@ def check_grid(lower: Tensor, upper: Tensor, bits: int, clamp: bool) -> None:
     if code.values.dtype == torch.uint8 and convolution.fast_path_fits(weight, x.device) and code.zero.numel() == 1:
         fast = convolution.fast_convolution(code.values, int(code.zero), convolution.prepared(weight, shape), shape)
         assert torch.equal(fast.double(), sums) or sums.abs().max() >= convolution.EXACT_IN_FLOAT32
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("lower,upper", BOUNDS)
+def test_levels_that_start_at_the_lower_bound(lower: float, upper: float, bits: int) -> None:
+    check_levels_from_lower(lower, upper, bits)
+
+
+def test_random_bounds_that_levels_start_at() -> None:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(100):
+        lower, upper = (torch.randn(2, generator=generator) * 20).tolist()
+        check_levels_from_lower(lower, upper, int(torch.randint(2, 9, (), generator=generator)))
+
+
+def check_levels_from_lower(lower: float, upper: float, bits: int) -> None:
+    """ODM's grid. A convolution pads with real zeros, which are no level: its border counts fewer offsets."""
+    point = ddtb.networks.base.ActivationPoint("x", 8)
+    quantizer = METHODS["odm"].activation(bits, point, "paper").eval().requires_grad_(False)
+    quantizer.lower.fill_(lower)
+    quantizer.upper.fill_(upper)
+    span = abs(upper - lower) + 0.01 * max(abs(lower), abs(upper)) + 1e-8
+    x = torch.linspace(min(lower, upper) - span, max(lower, upper) + span, 8 * 5 * 7).view(1, 8, 5, 7)
+    expected = quantizer(x)
+    code = IntegerActivation(quantizer)(x)
+    assert torch.equal(code.real(), expected)  # bit for bit
+    assert int(code.values.min()) == 0 and int(code.values.max()) <= 2**bits - 1
+    torch.testing.assert_close(code + code, 2 * expected)
+    layer = nn.Conv2d(8, 4, 3, padding=1)
+    nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    weight_quantizer = METHODS["lsq"].weight(2, 99)
+    weight_quantizer.initialize(layer.weight.detach())
+    convolution = IntegerConv2d(QuantizedConv2d.from_float(layer, weight_quantizer)).requires_grad_(False)
+    weight = (convolution.codes * convolution.step).double()
+    real = F.conv2d(expected.double(), weight, layer.bias.detach().double(), padding=1)
+    # Bounds that cross make values near zero of two large parts.
+    sizes = (expected.abs() + abs(lower)).double()
+    tolerance = 1e-6 * float(F.conv2d(sizes, weight.abs(), padding=1).max()) + 1e-6
+    for exact in (True, False):
+        convolution.exact = exact
+        torch.testing.assert_close(convolution(code).double(), real, rtol=0, atol=tolerance)
+    # The sums themselves: of codes, with zeros around them.
+    whole = F.conv2d(code.values.double(), convolution.codes.double(), padding=1)
+    assert torch.equal(convolution.sums(code).double(), whole + float(-code.zero) * convolution._weights_on(code))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -375,13 +425,6 @@ def test_channels_with_levels_of_their_own(name: str) -> None:
 def test_convolutions_of_activations_in_full_precision(name: str, path: str) -> None:
     with pytest.raises(ValueError, match=f"{path}.*official"):
         ddtb.to_integer(student(name, "ddtb", 2, variant="official"))
-
-
-def test_levels_that_leave_zero_between_them() -> None:
-    anchored = ddtb.quantize(small(), method="odm", bits=2)
-    ddtb.initialize(anchored, [images()])
-    with pytest.raises(ValueError, match="lower bound"):
-        ddtb.to_integer(anchored)
 
 
 def test_bounds_that_are_not_finite() -> None:

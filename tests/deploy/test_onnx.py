@@ -28,7 +28,7 @@ runtime = pytest.importorskip("onnxruntime")
 torch.set_num_threads(1)
 
 NETWORKS = list(SMALL)
-UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq", "odm")]
+UNIFORM = [name for name in METHODS if name not in ("reactnet", "daq")]
 # The script that the book shows: an exported file without this package and without PyTorch.
 SCRIPT = """\
 import sys
