@@ -61,3 +61,8 @@ def _inference(options: argparse.Namespace) -> None:
         print(f"{what:56s} time {row['time']:6.2f}  promised {row['promised']:7.4f}")
     for version, peak in facts["memory"].items():
         print(f"peak memory, {version:43s} {peak / 1e6 if peak else float('nan'):8.1f} MB")
+    for network, scores in (facts["set5"] or {}).items():
+        print(f"Set5, {network:30s}", ", ".join(f"{way} {psnr:.3f} dB" for way, psnr in scores.items()))
+    for what, found in {**facts["runtimes"], "Set5": facts["set5"]}.items():
+        if not found:
+            print(f"{what}: not measured, because it is not here")

@@ -48,7 +48,7 @@ def pixel_shuffle(x: Value, layer: nn.PixelShuffle) -> Value:
 
 
 class Integers:
-    """What a quantizer yields: whole numbers (as floats, `integers`), which times `step` plus `offset` are the values."""
+    """What a quantizer yields: values that are `integers` (whole numbers, as floats) times `step`, plus `offset`."""
 
     def __init__(self, integers: Value, step: Value, offset: float = 0.0) -> None:
         self.integers, self.step, self.offset = integers, step, offset
