@@ -28,6 +28,7 @@ from playwright.sync_api import sync_playwright
 
 import ddtb_lite as ddtb
 from ddtb_lite.checkpoints import shipped
+from ddtb_lite.support.provenance import environment
 
 sys.path.append(str(Path(__file__).resolve().parent / "engine"))
 from in_browser import Tab, picture, write_page  # noqa: E402
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="pixels of the square picture")
     parser.add_argument("--browser", default=shutil.which("chromium"))
+    parser.add_argument("--out", type=Path, help="also write it to this file, with versions, device and commit")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         root = Path(folder)
@@ -152,8 +154,14 @@ def main() -> None:
         tab = Tab(browser, f"http://127.0.0.1:{server.server_port}/index.html")
         meter = Meter(browser)
         tab.run(PREPARE)
-        for size in options.sizes:
-            print(json.dumps({f"{size}×{size}": measure(tab, meter, size, options.repeats)}, indent=2), flush=True)
+        found = {f"{size}×{size}": measure(tab, meter, size, options.repeats) for size in options.sizes}
+        package = json.loads((options.runtime.parent / "package.json").read_text(encoding="utf-8"))
+        versions = {"browser": browser.version, RUNTIME: package["version"]}
+        facts = {**found, "versions": versions, "environment": environment("cpu")}
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        print(text)
+        if options.out:
+            options.out.write_text(f"{text}\n", encoding="utf-8")
         browser.close()
         server.shutdown()
 
