@@ -59,6 +59,8 @@ def _inference(options: argparse.Namespace) -> None:
     for row in facts["rows"]:
         what = f"EDSR ×{row['scale']} {row['part']}, {row['version']}, {row['threads']} thread(s)"
         print(f"{what:56s} time {row['time']:6.2f}  promised {row['promised']:7.4f}")
+    for kind, share in facts["shares"].items():
+        print(f"of the body on integers, {kind:31s} time {share:6.3f}")
     for version, peak in facts["memory"].items():
         print(f"peak memory, {version:43s} {peak / 1e6 if peak else float('nan'):8.1f} MB")
     for network, scores in (facts["set5"] or {}).items():

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checkpoints, datasets, uniform
 from ..cost import complexity
-from ..deploy import export, to_integer
+from ..deploy import IntegerActivation, IntegerConv2d, export, to_integer
 from ..evaluation import evaluate
 from ..networks import SuperResolutionNetwork
 from ..networks.onnx_network import OnnxNetwork
@@ -44,7 +44,8 @@ def measure(scales: tuple[int, ...] = (4, 2), repeats: int = REPEATS) -> dict[st
     """Everything, as one object for a result file: one row for each network, part, version and number of threads.
 
     A row's `time` is the fastest of `repeats` runs divided by that of the same part in float32, `promised` the same
-    ratio in bit operations. The versions take turns, so that what else the machine does meets all of them. `memory` is
+    ratio in bit operations. `shares` says what of the time of the body on integers goes where, in the same unit. The
+    versions take turns, so that what else the machine does meets all of them. `memory` is
     the peak beyond the loaded network while one picture is enlarged, `bytes` the size of each file, `set5` the PSNR
     in dB, None where the data set is not there. The picture is 128×128. bf16 is left out where it is emulated,
     OpenVINO where `runtimes` has no version of it.
@@ -60,6 +61,7 @@ def measure(scales: tuple[int, ...] = (4, 2), repeats: int = REPEATS) -> dict[st
         torch.set_num_threads(threads)
     return {
         "rows": rows,
+        "shares": _shares(scales[0], repeats),
         "memory": {version: _memory(version) for version in ("fp32", "fake quantization", "integers")},
         "bytes": {str(scale): _bytes(scale) for scale in scales},
         "set5": _scores(),
@@ -118,11 +120,17 @@ def _rows(scale: int, threads: int, repeats: int) -> list[dict[str, Any]]:
 
 def _promised(full: SuperResolutionNetwork, *students: SuperResolutionNetwork) -> dict[str, dict[str, float]]:
     bops = [complexity(network, (SIDE * network.scale,) * 2).bops for network in (full, *students)]
-    names = ("fake quantization", "integers", "integers, the rest in bf16", "ONNX Runtime, 2 bits", "OpenVINO, 2 bits")
-    two_bits = dict.fromkeys(names, bops[1] / bops[0])
+    names = ("fake quantization", "integers", "ONNX Runtime, 2 bits", "OpenVINO, 2 bits")
+    two_bits, half, body = bops[1] / bops[0], (16 / 32) ** 2, (2 / 32) ** 2
+    rest = (two_bits - body) / (1 - body)  # what is left in full precision, as a share of all
     return {
-        "body": dict.fromkeys(names, (2 / 32) ** 2),
-        "whole": {**two_bits, "integers, fully quantized": bops[2] / bops[0]},
+        "body": {**dict.fromkeys(names, body), "bf16": half},
+        "whole": {
+            **dict.fromkeys(names, two_bits),
+            "bf16": half,
+            "integers, the rest in bf16": (1 - rest) * body + rest * half,
+            "integers, fully quantized": bops[2] / bops[0],
+        },
     }
 
 
@@ -154,6 +162,48 @@ def _fastest(versions: dict[str, Run], threads: int, repeats: int) -> dict[str, 
                 run()
                 seconds[name].append(clock() - start)
     return {name: min(each) for name, each in seconds.items()}
+
+
+def _shares(scale: int, repeats: int) -> dict[str, float]:
+    """The body on integers by kind of layer, on one thread, in units of the whole body's time in full precision."""
+    full, fast = (checkpoints.pretrained(name.format(scale)) for name in (FULL, STUDENT))
+    fast, features = to_integer(fast), _random(64)
+    spent: dict[str, list[float]] = {}
+
+    def clocked(kind: str, run: Run) -> Run:
+        def clock(*given: Any) -> Any:
+            start = time.process_time()
+            result = run(*given)
+            spent[kind][-1] += time.process_time() - start
+            return result
+
+        return clock
+
+    for module in fast.modules():
+        kind = _kind(module)
+        if kind:
+            spent[kind] = []
+            module.forward = clocked(kind, module.forward)
+
+    def one_more() -> None:
+        for each in spent.values():
+            each.append(0.0)
+        _through_blocks(fast, features)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = _fastest({"fp32": lambda: _through_blocks(full, features), "integers": one_more}, 1, repeats)
+    torch.set_num_threads(threads)
+    shares = {kind: round(min(each) / times["fp32"], 3) for kind, each in spent.items()}
+    return {**shares, "sums and the rest": round(times["integers"] / times["fp32"] - sum(shares.values()), 3)}
+
+
+def _kind(module: nn.Module) -> str | None:
+    if isinstance(module, IntegerConv2d):
+        return "convolutions"
+    if isinstance(module, IntegerActivation):
+        return "quantizers" if module.quantizer is None else "quantizers with a gate"
+    return None
 
 
 def _openvino(file: str, picture: Tensor, threads: int) -> Run:
