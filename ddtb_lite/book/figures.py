@@ -76,11 +76,11 @@ def dots(values: Mapping[str, float], unit: str) -> Figure:
     """
     with style():
         figure, place = plt.subplots(figsize=(6.2, 0.34 * len(values) + 0.7))
-        for height, (name, value) in enumerate(reversed(values.items())):
+        for height, (name, value) in enumerate(reversed(list(values.items()))):
             color = COLORS["ddtb"] if "DDTB" in name else COLORS.get(name, COLORS["data"])
             place.plot(value, height, "o", color=color, markersize=8)
             place.annotate(f"{value:.2f}", (value, height), (9, 0), textcoords="offset points", va="center")
-        place.set_yticks(range(len(values)), reversed(values))
+        place.set_yticks(range(len(values)), list(values)[::-1])
         place.set_xlabel(unit)
         place.margins(x=0.16)
         place.grid(axis="x", visible=False)
