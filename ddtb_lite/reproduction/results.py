@@ -131,7 +131,7 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
 
 
 def add_scores(run: str, scores: Mapping[str, Any], data: Mapping[str, str]) -> Path:
-    """Give a published run the scores of further data sets, computed from the network that is shipped; returns its file.
+    """Give a published run the scores of its shipped network on further data sets; returns its file.
 
     `scores` and `data` as in `write`. Raises `ValueError` for a data set that was scored already, and if the package is
     installed; otherwise as `read` and `atomic_write`.
