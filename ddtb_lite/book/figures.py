@@ -83,6 +83,7 @@ def dots(values: Mapping[str, float], unit: str) -> Figure:
         place.set_yticks(range(len(values)), list(values)[::-1])
         place.set_xlabel(unit)
         place.margins(x=0.16)
+        place.set_ylim(-0.6, len(values) - 0.4)
         place.grid(axis="x", visible=False)
     return figure
 
