@@ -66,7 +66,7 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--json", type=Path)
     given = options.parse_args()
-    found = measure(given.folder)
+    found = measure(given.folder.resolve())
     print(f"{'page':42s} {'height':>7s} {'code':>6s} {'figure':>7s} {'words':>6s} {'checks':>6s} {'widest':>6s}")
     for name, row in found.items():
         figure = "" if row["figure"] is None else str(row["figure"])

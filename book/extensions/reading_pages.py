@@ -1,12 +1,14 @@
 """How a notebook becomes a page for reading: what only its kernel needs is folded, everything stays in the notebook.
 
-Three things happen to the tree of a notebook's page, and to nothing else:
+Four things happen to the tree of a notebook's page, and to nothing else:
 
 * Under the title comes one strip, "12 min · run in Colab · goals and parameters". The last unfolds what a notebook has
   to say before it begins: goals, the Colab cell, its parameters, the imports.
 * A cell that does nothing but check becomes one line, "✓ 5 checks", that unfolds; so do check lines under other cells.
-* Code that draws or lays out is folded to a word, unless its cell is tagged `show-input`: what a reader learns from it
-  is the picture. Code is dedented as it is shown, so that a quoted method begins at the margin.
+* Code that draws, lays out or checks is folded to a word, unless its cell is tagged `show-input`: what a reader learns
+  from it is the picture. Code is dedented as it is shown, so that a quoted method begins at the margin.
+* What a cell tagged `first` shows stands right beneath the strip: a page opens with its result, which its notebook has
+  to compute before.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from docutils import nodes
 
 WORDS_A_MINUTE = 200
 MARK = "✓ "
-# What a cell calls that draws a picture, lays out a table or quotes a source.
-DRAWING = re.compile(r"\bplt\.|\bfigures\.|\btables\.|\b(?:explorer|swipe|interact|lab|HTML|Markdown|display|source)\(")
+# What a cell calls that draws a picture, lays out a table, quotes a source or checks a number.
+DRAWING = re.compile(
+    r"\bplt\.|\bfigures\.|\btables\.|\b(?:explorer|swipe|interact|lab|HTML|Markdown|display|source|check)\("
+)
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -174,8 +178,12 @@ def _strip(section: nodes.section, minutes: int, colab: str) -> None:
         format="html",
     )
     end_of_strip = nodes.raw("", "</details></div>", format="html")
+    first = [cell for cell in section.findall(_is_cell) if "tag_first" in cell["classes"]]
+    for cell in first:
+        cell.parent.remove(cell)
     section.children = []
-    section.extend([*children[: title + 1], *claim, strip, *folded, end_of_strip, *children[end:]])
+    rest = [each for each in children[end:] if each not in first]
+    section.extend([*children[: title + 1], *claim, strip, *folded, end_of_strip, *first, *rest])
 
 
 def _is_link_to_colab(node: nodes.Node) -> bool:

@@ -69,6 +69,25 @@ def pictures(images: Mapping[str, np.ndarray], *, width: float = 2.6, columns: i
     return figure
 
 
+def dots(values: Mapping[str, float], unit: str) -> Figure:
+    """One number a line, in the order given: a dot, its name on the left and the number beside it.
+
+    DDTB's are in its color, bicubic and full precision in theirs.
+    """
+    with style():
+        figure, place = plt.subplots(figsize=(6.2, 0.34 * len(values) + 0.7))
+        for height, (name, value) in enumerate(reversed(list(values.items()))):
+            color = COLORS["ddtb"] if "DDTB" in name else COLORS.get(name, COLORS["data"])
+            place.plot(value, height, "o", color=color, markersize=8)
+            place.annotate(f"{value:.2f}", (value, height), (9, 0), textcoords="offset points", va="center")
+        place.set_yticks(range(len(values)), list(values)[::-1])
+        place.set_xlabel(unit)
+        place.margins(x=0.16)
+        place.set_ylim(-0.6, len(values) - 0.4)
+        place.grid(axis="x", visible=False)
+    return figure
+
+
 def photo_with_crops(photo: np.ndarray, box: tuple[int, int, int], versions: Mapping[str, np.ndarray]) -> Figure:
     """A photo with a frame round a square (top, left, side), and that square from each version beside it."""
     top, left, side = box

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def add(choices: arguments.Choices) -> None:
     arguments.integer_option(each)
     each.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     each.add_argument("--out", type=Path, metavar="FILE", help="also write a result file (.json)")
+    each.add_argument("--publish", action="store_true", help="add the scores to the result file of a shipped network")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
     file = None if bicubic else arguments.file_of(options.network)
     network = arguments.opened(file, options.integer) if file else "bicubic"
     carried = file is not None and file.resolve().parent == resources.data("checkpoints").resolve()
+    if options.publish and not carried:
+        raise ValueError(f"{options.network} is no network that the package ships: leave out --publish.")
     started = time.perf_counter()
     scores = {
         name: evaluation.evaluate(
@@ -77,6 +81,9 @@ def run(options: argparse.Namespace) -> None:
             precision="fp32",
             device=options.device,
         )
+    if options.publish and file:
+        fingerprints = {name: datasets.fingerprint(name) for name in options.data}
+        print(results.add_scores(file.stem, scores, fingerprints), file=sys.stderr)
     if options.json:
         rows = {
             name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()

@@ -130,6 +130,23 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
     return results
 
 
+def add_scores(run: str, scores: Mapping[str, Any], data: Mapping[str, str]) -> Path:
+    """Give a published run the scores of its shipped network on further data sets; returns its file.
+
+    `scores` and `data` as in `write`. Raises `ValueError` for a data set that was scored already, and if the package is
+    installed; otherwise as `read` and `atomic_write`.
+    """
+    path = resources.published("results") / f"{run}.json"
+    result = read(path)
+    if known := sorted(scores.keys() & result["scores"].keys()):
+        raise ValueError(f"{run} has scores on {', '.join(known)} already.")
+    result["scores"] |= {name: _scores(item) for name, item in scores.items()}
+    result["data"] |= data
+    _check(result, str(path))
+    atomic_write(path, f"{json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode())
+    return path
+
+
 def accepted() -> list[dict[str, Any]]:
     """Every result of `data/accepted`: those that others sent and that were scored again, bundle by bundle."""
     bundles = sorted(resources.data("accepted").glob("*/results"))

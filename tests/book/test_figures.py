@@ -44,6 +44,16 @@ def _no_figures_left() -> object:
     plt.close("all")
 
 
+def test_dots_stand_at_their_numbers_from_top_to_bottom() -> None:
+    (place,) = figures.dots({"bicubic": 28.9, "2 bits, DDTB": 29.7, "full precision": 30.45}, "PSNR [dB]").axes
+    at = [tuple(float(each[0]) for each in line.get_data()) for line in place.lines]
+    assert at == [(30.45, 0), (29.7, 1), (28.9, 2)]
+    assert [label.get_text() for label in place.get_yticklabels()] == ["full precision", "2 bits, DDTB", "bicubic"]
+    assert [each.get_text() for each in place.texts] == ["30.45", "29.70", "28.90"]
+    named = ("full precision", "ddtb", "bicubic")
+    assert [line.get_color() for line in place.lines] == [figures.COLORS[each] for each in named]
+
+
 # --------------------------------------------------------------------------------------------- checks
 
 

@@ -105,6 +105,12 @@ def test_every_link_leads_somewhere(built: Path) -> None:
     assert not dead, "\n".join(dead)
 
 
+def test_a_result_that_is_tagged_first_opens_its_page(built: Path) -> None:
+    text = (built / "beyond/official-code.html").read_text(encoding="utf-8")
+    strip, table, heading = (text.index(part) for part in ("page-strip", "tag_first", "1. Where the bounds start"))
+    assert strip < table < heading and text.count("tag_first") == 1
+
+
 def test_the_engine_and_its_networks_are_in_the_book(built: Path) -> None:
     engine = built / "engine"
     assert {"edsr_x4.js", "edsr_x4_ddtb_2bit.js", "edsr_x4_ddtb_3bit.js", "edsr_x4_ddtb_4bit.js"} <= {

@@ -24,6 +24,12 @@ def test_a_shipped_network_is_the_one_in_its_file() -> None:
         assert torch.equal(network(image), again(image))
 
 
+def test_without_a_name_it_is_the_recommended_one() -> None:
+    network = pretrained()
+    assert network.quantization is not None and network.quantization.variant == "convolutions"
+    assert (network.name, network.scale, network.quantization.bits) == ("edsr", 4, 2)
+
+
 @pytest.mark.parametrize("name", ["edsr_x8", "", "../checkpoints/edsr_x4", "edsr_x4.safetensors"])
 def test_another_name_lists_those_there_are(name: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"there are: .*edsr_x4_ddtb_2bit, .*edsr_x4_pams_3bit"):

@@ -26,7 +26,7 @@ from ddtb_lite.quantizers.lsq import LSQActivation, integer_limits
 from ddtb_lite.uniform import fake_quantize, integer_codes
 
 QUANTIZED_X4 = ("edsr_x4_ddtb_2bit", "edsr_x4_ddtb_3bit", "edsr_x4_ddtb_4bit", "edsr_x4_lsq_2bit")
-CONVOLUTIONS = "edsr_x4_ddtb_2bit_convolutions_percentile_95"
+CONVOLUTIONS = "edsr_x4_ddtb_2bit_convolutions"
 QUANTIZED = (*QUANTIZED_X4, CONVOLUTIONS, "edsr_x2_ddtb_3bit")
 
 

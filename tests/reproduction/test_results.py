@@ -118,6 +118,19 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert written["scores"] == scores and written["checkpoint"] is None
 
 
+def test_scores_are_added_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results.resources, "published", lambda _name: tmp_path)
+    before = results.write(tmp_path / "edsr_x4_2bit.json", **arguments())
+    path = results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA})
+    after = results.read(path)
+    assert after["scores"] == {"Set5": before["scores"]["Set5"], "Urban100": before["scores"]["Set5"]}
+    assert after["data"] == before["data"] | {"Urban100": SHA}
+    assert {**after, "scores": 0, "data": 0} == {**before, "scores": 0, "data": 0}
+    with pytest.raises(ValueError, match="Urban100"):
+        results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA})
+    assert results.read(path) == after
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
