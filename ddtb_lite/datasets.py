@@ -80,6 +80,12 @@ def registry() -> dict[str, DataSet]:
     return sets
 
 
+def names(use: str) -> list[str]:
+    """The data sets that everybody can have, for "training" or as a "test"."""
+    embedded = {"training": "photos_train", "test": "photos"}
+    return [embedded[use], *(entry.name for entry in registry().values() if entry.use == use)]
+
+
 def root() -> Path:
     """The folder of the data sets: DDTB_DATA if set, else `~/.cache/ddtb_lite/data`."""
     folder = os.environ.get("DDTB_DATA")

@@ -58,7 +58,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
 
 
 def run_or_cost(claim: Claim) -> str:
-    """The run behind a claim, or what it would take on one H100, by arithmetic."""
+    """The run behind a claim, or what it would take on one H100."""
     if claim.run:
         return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
     if not claim.command:
@@ -156,13 +156,13 @@ def commands(named: Mapping[str, str]) -> HTML:
 def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) -> HTML:
     """Experiments that were not run: verdict and cost of each, and their commands below.
 
-    A short run is priced at the speed of the `measured` ones, the paper's at an H100's, by arithmetic: a lower bound.
+    A short run is priced at the speed of the `measured` ones, the paper's at an H100's: a lower bound.
     """
     if not runs:
         return HTML("<p>Nothing is missing.</p>")
     rows = []
     for run in runs:
-        short, full = run.hours("short", measured.values()), run.hours("paper")
+        short, full = (run.hours(preset, measured.values()) for preset in ("short", "paper"))
         prices = ["" if short is None else f"{60 * short:.0f}", "" if full is None else f"{60 * full:.1f}"]
         rows.append([html.escape(run.name), verdict("not run"), *prices])
     columns = {

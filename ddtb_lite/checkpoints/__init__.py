@@ -1,4 +1,5 @@
-"""Networks in files: `save` writes one, quantized weights at their true size, `load` and `pretrained` read one.
+"""Networks in files: `save` writes one, quantized weights at their true size, `load` and `pretrained` read one, and
+`describe` what one says of itself.
 
 `storage` is our own format, safetensors with a header, `packing` the bits of a quantized weight, `foreign` the
 checkpoints of other programs, `catalogue` the networks that come with the package. Nothing is unpickled.
@@ -7,6 +8,6 @@ checkpoints of other programs, `catalogue` the networks that come with the packa
 from __future__ import annotations
 
 from .catalogue import find, pretrained, shipped
-from .storage import load, save
+from .storage import describe, load, save
 
-__all__ = ["find", "load", "pretrained", "save", "shipped"]
+__all__ = ["describe", "find", "load", "pretrained", "save", "shipped"]

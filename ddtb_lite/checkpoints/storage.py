@@ -105,6 +105,11 @@ def load(path: str | os.PathLike[str], device: torch.device | str | None = None)
     return network.to(device or "cpu").eval()
 
 
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file that `save` wrote says of its network, without building it; raises as `load`."""
+    return _read(Path(path))[0]
+
+
 def _tensors(network: SuperResolutionNetwork, packed: bool, half: bool) -> dict[str, Tensor]:
     """Everything to be stored, by name."""
     exact: tuple[type[nn.Module], ...] = (Quantizer, _BatchNorm)

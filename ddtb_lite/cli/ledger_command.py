@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from ..reproduction import progress, results
+from ..reproduction import estimates, progress, results
 from ..reproduction.claims import ledger, summary
 from . import arguments
 
@@ -20,11 +20,12 @@ def add(choices: arguments.Choices) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the ledger as text."""
     published = {} if options.own else progress.with_accepted(results.all_results())
-    claims = ledger(progress.together(published, progress.results_in(options.folder)))
+    measured = progress.together(published, progress.results_in(options.folder))
+    claims, basis = ledger(measured), estimates.basis("paper", measured.values())
     for claim in claims:
         ours = "" if claim.ours is None else f"{claim.ours:6.2f}"
         what = f"{claim.model} ×{claim.scale} {claim.bits:2d} bits {claim.method}"
-        cost = claim.run or (f"about {claim.hours:.2f} H100-hours by arithmetic" if claim.command else "")
+        cost = claim.run or (f"about {claim.hours:.2f} hours {basis}" if claim.command else "")
         print(f"{what:38s} {claim.dataset:9s} {claim.paper:6.2f} {ours:6s}  {claim.status:18s} {cost}")
         if claim.gap:
             print(f"{'':38s} gap to full precision: {claim.gap}")

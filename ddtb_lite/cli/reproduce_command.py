@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..reproduction import plan, progress, results
-from ..reproduction.claims import Claim, ledger
+from ..reproduction import claims, plan, progress
 from . import arguments
 
 
@@ -29,24 +28,14 @@ def run(options: argparse.Namespace) -> None:
     out = options.out
     chosen = plan.make(out, options.budget, options.preset, options.claims, options.data, options.device)
     print(chosen, flush=True)
-    before = ledger()
     for result in plan.carry_out(chosen, out):
         scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
         print(f"{result['run']:36s} {scores or 'diverged'}", flush=True)
         plan.write_bundle(chosen, out)  # whatever happens next, this much can be sent
-    published = progress.with_accepted(results.all_results())
-    after = ledger(progress.together(published, progress.results_in(out)))
-    changed = [new for old, new in zip(before, after, strict=True) if new != old]
-    for claim in changed:
-        print(row(claim))
-    if not changed:
-        print("No row of the ledger changed: " + ("smoke runs count for nothing." if options.preset == "smoke" else ""))
+    for claim in (rows := claims.changed(progress.results_in(out))):
+        print(claim)
+    if not rows:
+        print(
+            "No row of the ledger changed: smoke runs count for nothing, and a longer run stays before a shorter one."
+        )
     print(plan.write_bundle(chosen, out))
-
-
-def row(claim: Claim) -> str:
-    """A claim in one line."""
-    ours = "" if claim.ours is None else f"{claim.ours:.2f}"
-    what = f"{claim.model} ×{claim.scale} {claim.bits} bits {claim.method} on {claim.dataset}"
-    gap = f"; {claim.gap}" if claim.gap else ""
-    return f"{what}: printed {claim.paper:.2f} dB, ours {ours}: {claim.status}{gap}"

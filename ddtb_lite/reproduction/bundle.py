@@ -11,6 +11,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,7 @@ def write(path: Path, folder: Path, runs: Iterable[str], facts: Mapping[str, Any
     files = {}
     for run in runs:
         files[f"results/{run}.json"] = runner.result_of(folder / run).read_bytes()
-        checkpoint = runner.checkpoint_of(folder / run)
-        if checkpoint.is_file():  # a run that diverged has none
-            files[f"checkpoints/{run}.safetensors"] = checkpoint.read_bytes()
+        files[f"checkpoints/{run}.safetensors"] = runner.checkpoint_of(folder / run).read_bytes()
     provenance = {"format": FORMAT, **facts, **environment()}
     files[PROVENANCE] = f"{json.dumps(provenance, indent=1)}\n".encode()
     atomic_write(path, archive_of(files))
@@ -82,7 +81,7 @@ def read(path: Path) -> Bundle:
         raise FileNotFoundError(f"There is no bundle {path}.")
     try:
         files = _files(path)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a zip archive that can be read: {error}.") from error
     if missing := {SUMS, PROVENANCE} - set(files):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: `reproduce` writes bundles that have it.")
@@ -111,6 +110,8 @@ def _files(path: Path) -> dict[str, bytes]:
                     f"{path} holds {member.filename!r}: expected results/RUN.json, checkpoints/RUN.safetensors, "
                     f"{PROVENANCE} and {SUMS}, each once."
                 )
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{path} is packed in another way than `reproduce` packs: make the bundle again.")
             with archive.open(member) as file:
                 data = file.read(LARGEST_FILE + 1)  # a header may lie about the size
             total += len(data)

@@ -37,7 +37,7 @@ class Claim:
 
     `preset` is that run's. Only a run of the paper's own length can reproduce or contradict the paper; a
     shorter one is shown and not judged, nor is one on other training data or from a teacher that is not the paper's.
-    `hours` are GPU-hours on one H100, by arithmetic, for what was not run. `seeds` are the PSNR of all runs that
+    `hours` are GPU-hours on one H100, as `estimates.hours`, for what was not run. `seeds` are the PSNR of all runs that
     differ from the best one by their seed, its own first. `gap` is to full precision; `as_prescribed` says whether the
     run kept its preset's training data, `teacher_counts` whether its teacher scores as printed.
     """
@@ -81,6 +81,12 @@ class Claim:
             return "reproduced"
         return "approximate" if difference <= APPROXIMATE_WITHIN else "contradicted"
 
+    def __str__(self) -> str:
+        ours = "" if self.ours is None else f", ours {self.ours:.2f}"
+        what = f"{self.model} ×{self.scale} {self.bits} bits {self.method} on {self.dataset}"
+        gap = f"; {self.gap}" if self.gap else ""
+        return f"{what}: printed {self.paper:.2f} dB{ours}: {self.status}{gap}"
+
 
 def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
     """One `Claim` for each score in the main table and Table S2; by default of `data/results` and `data/accepted`."""
@@ -92,8 +98,7 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
         if table not in PURPOSES:
             continue
         for row in rows:
-            model, scale, bits = row["model"].lower(), int(row["scale"]), int(row["bits"])
-            method = row["method"].lower()
+            model, scale, bits, method = _network(row)
             fully = table != "main_results"
             wanted = (model, scale, bits, method, fully, row["dataset"])
             runs = runs_of(measured, *wanted) or runs_of(measured, *wanted, any_data=True)
@@ -114,7 +119,7 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                     run["config"]["recipe"]["preset_name"] if run else None,
                     run["run"] if run else None,
                     run["command"] if run else ours.command("paper") if ours else "",
-                    0.0 if run or not ours else ours.hours("paper") or 0.0,
+                    0.0 if run or not ours else ours.hours("paper", measured.values()) or 0.0,
                     tuple(score["psnr"] for score in scores),
                     float(row["ssim"]) if row["ssim"] else None,
                     scores[0].get("ssim") if run else None,
@@ -124,6 +129,28 @@ def ledger(measured: dict[str, dict[str, Any]] | None = None) -> list[Claim]:
                 )
             )
     return claims
+
+
+def printed(run: str) -> dict[str, float]:
+    """The PSNR by data set that the paper prints for an experiment's network, dB."""
+    return {
+        row["dataset"]: float(row["psnr_db"])
+        for table in PURPOSES
+        for row in results.paper_tables()[table]
+        if (ours := _experiment(table, *_network(row))) and ours.name == run
+    }
+
+
+def changed(own: dict[str, dict[str, Any]]) -> list[Claim]:
+    """The claims that one's own results, by name, turn into others."""
+    published = progress.with_accepted(results.all_results())
+    before, after = ledger(published), ledger(progress.together(published, own))
+    return [new for old, new in zip(before, after, strict=True) if new != old]
+
+
+def _network(row: dict[str, str]) -> tuple[str, int, int, str]:
+    """Model, scale, bits and method of a printed row, as experiments name them."""
+    return row["model"].lower(), int(row["scale"]), int(row["bits"]), row["method"].lower()
 
 
 def runs_of(
@@ -138,8 +165,8 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    Runs with the paper's preset count before short ones, and these before smoke; each unchanged and, unless `any_data`
-    will do, on the preset's training data. Smaller networks and ablations are other networks. In full precision
+    A longer preset counts before a shorter one; each run unchanged and, unless `any_data` will do, on the preset's
+    training data. Smaller networks and ablations are other networks. In full precision
     (`method` "fp") `bits` do not matter.
     """
 

@@ -1,4 +1,4 @@
-"""How long a training run takes: on an H100 by arithmetic, elsewhere at the speed of the runs that are done."""
+"""How long a training run takes: at the speed of runs that are done, on an H100 by arithmetic until there is one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ..cost import complexity
 from ..networks import Quantization, SuperResolutionNetwork, build
 from ..training.recipe import Recipe
 
-# An H100's dense bf16 rate (989 TFLOP/s) at 40 % use; what a run would take, not what was measured.
-H100_OPERATIONS_PER_SECOND = 0.4 * 989e12
+# What the paper's preset is priced on, and 40 % of its dense bf16 rate (989 TFLOP/s): a guess until a run was timed.
+DEVICE = "H100"
+OPERATIONS_PER_SECOND = 0.4 * 989e12
 
 
 def outline(
@@ -35,11 +36,33 @@ def outline(
 def hours(network: SuperResolutionNetwork, preset: str, measured: Iterable[dict[str, Any]]) -> float | None:
     """Hours of training by a preset, start-up and scoring not counted; `network` may be an `outline`.
 
-    The paper's preset is for one H100, by arithmetic; a shorter one goes at the median speed of the `measured`
-    results of shorter presets, of the same model's where it has any, and is None without any.
+    At the median speed of the `measured` results that count, of the same model's where there are any. For the paper's
+    preset those of an H100 count; without any it is priced by arithmetic. For a shorter one all shorter runs count, and
+    without any there is no price: None.
     """
-    speed = H100_OPERATIONS_PER_SECOND if preset == "paper" else _speed(network.name, measured)
+    speed = _speed(network.name, timed(preset, measured))
+    if speed is None and preset == "paper":
+        speed = OPERATIONS_PER_SECOND
     return operations(network, Recipe.preset(preset, network)) / speed / 3600 if speed else None
+
+
+def timed(preset: str, measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of some results whose speed tells what a run by a preset takes."""
+
+    def counts(run: dict[str, Any]) -> bool:
+        paper = run["config"].get("recipe", {}).get("preset_name", "") == "paper"
+        if preset == "paper":
+            return paper and DEVICE in run["device"]
+        return "recipe" in run["config"] and not paper
+
+    return list(filter(counts, measured))
+
+
+def basis(preset: str, measured: Iterable[dict[str, Any]]) -> str:
+    """What `hours` rest on, in words that follow a number of hours."""
+    where = f"on one {DEVICE}, " if preset == "paper" else ""
+    known = preset != "paper" or timed(preset, measured)
+    return where + ("at the speed of runs that are done" if known else "by arithmetic")
 
 
 def operations(network: SuperResolutionNetwork, recipe: Recipe) -> float:
@@ -48,6 +71,12 @@ def operations(network: SuperResolutionNetwork, recipe: Recipe) -> float:
     A step takes three forward passes' worth for the network and one for the features of its teacher.
     """
     return _operations(network, vars(recipe))
+
+
+def scoring_operations(network: SuperResolutionNetwork, pixels: int) -> float:
+    """Multiplications and additions of enlarging images that have so many pixels afterwards."""
+    side = 12 * network.scale  # the smallest patch that is like any other
+    return 2 * _macs(network.name, network.scale, tuple(network.architecture.items()), side) * pixels / side**2
 
 
 def _operations(network: SuperResolutionNetwork, recipe: Mapping[str, Any]) -> float:
@@ -61,10 +90,9 @@ def _speed(model: str, measured: Iterable[dict[str, Any]]) -> float | None:
     speeds: dict[str, list[float]] = defaultdict(list)
     for run in measured:
         config = run["config"]
-        if "recipe" in config and config["recipe"]["preset_name"] != "paper":
-            quantization = config["quantization"] and Quantization(**config["quantization"])
-            network = outline(config["model"], config["scale"], config["architecture"], quantization)
-            speeds[network.name].append(_operations(network, config["recipe"]) / run["seconds"])
+        quantization = config["quantization"] and Quantization(**config["quantization"])
+        network = outline(config["model"], config["scale"], config["architecture"], quantization)
+        speeds[network.name].append(_operations(network, config["recipe"]) / run["seconds"])
     # A network's large convolutions, or its discriminator, make an operation slower than another's.
     known = speeds[model] or list(itertools.chain(*speeds.values()))
     return statistics.median(known) if known else None

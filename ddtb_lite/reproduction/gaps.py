@@ -51,12 +51,13 @@ class Gap:
         return f"{self.status}: {self.ours:.2f}{spread}, printed {self.paper:.2f} dB (teacher {teacher})"
 
 
-def printed_full_precision(model: str, scale: int, dataset: str) -> float | None:
-    """The PSNR that the paper prints for a full-precision network; None where it prints none."""
-    for row in results.paper_tables()["main_results"]:
-        if (row["model"].lower(), int(row["scale"]), row["method"], row["dataset"]) == (model, scale, "FP", dataset):
-            return float(row["psnr_db"])
-    return None
+def printed_full_precision(config: Mapping[str, Any]) -> dict[str, float]:
+    """The PSNR by data set that the paper prints for the full-precision network of a run's configuration."""
+    return {
+        row["dataset"]: float(row["psnr_db"])
+        for row in results.paper_tables()["main_results"]
+        if (row["model"].lower(), int(row["scale"]), row["method"]) == (config["model"], config["scale"], "FP")
+    }
 
 
 def teacher_of(
@@ -64,14 +65,14 @@ def teacher_of(
 ) -> dict[str, Any] | None:
     """The result of the full-precision network that a run started from, if it is on record.
 
-    A network of the package has its result among the `carried` ones, any other was made beside the run.
+    A network of the package has its result among the `carried` ones; any other was made beside the run.
     """
     source = run["config"].get("teacher")
     if not source:
         return None
     path = PurePosixPath(source)
-    known = carried if str(path.parent) == "data/checkpoints" or not path.suffix else measured
-    return known.get(path.stem)
+    shipped = str(path.parent) == "data/checkpoints" or not path.suffix
+    return (carried if shipped else run.get("beside", measured)).get(path.stem)
 
 
 def teacher_counts(
@@ -81,13 +82,8 @@ def teacher_counts(
 
     True in full precision, and where the paper prints no full precision.
     """
-    config = run["config"]
-    printed = {
-        row["dataset"]: float(row["psnr_db"])
-        for row in results.paper_tables()["main_results"]
-        if (row["model"].lower(), int(row["scale"]), row["method"]) == (config["model"], config["scale"], "FP")
-    }
-    if config["quantization"] is None or not printed:
+    printed = printed_full_precision(run["config"])
+    if run["config"]["quantization"] is None or not printed:
         return True
     teacher = teacher_of(run, measured, carried)
     if teacher is None:
@@ -111,7 +107,7 @@ def gap_of(
     if not runs or runs[0]["config"]["quantization"] is None:
         return None
     config = runs[0]["config"]
-    full = printed_full_precision(config["model"], config["scale"], dataset)
+    full = printed_full_precision(config).get(dataset)
     teacher = teacher_of(runs[0], measured, carried)
     if full is None or teacher is None or dataset not in teacher["scores"] or not progress.counts(teacher):
         return None

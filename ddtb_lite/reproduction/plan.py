@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from .. import uniform
+from .. import datasets, uniform
+from ..evaluation import evaluate
 from ..networks import build
 from ..support import devices
 from ..support.files import atomic_write
 from ..training import Diverged, Recipe, training_images
 from ..training.run import Run
 from . import bundle, estimates, progress, results, runner
-from .experiment import TRAINING_DATA, Experiment
+from .experiment import TEST_DATA, TRAINING_DATA
 from .grid import experiments
 from .ratios import median_seconds
 
-# What a budget's hours may be spent on training; the rest is for starting, validating and scoring.
-TRAINING_SHARE = 0.7
+# What of a budget is planned; the rest is for what nobody measured: starting, compiling, validating.
+SHARE = 0.75
 # The most telling first: students of one network after their teacher.
 STUDENTS = ("ddtb_2bit", "ddtb_3bit", "ddtb_4bit", "lsq_2bit", "pams_2bit")
 FULLY = ("ddtb_4bit_fully", "fqsr_4bit_fully")
@@ -37,13 +40,16 @@ ORDER = (
     ),
 )
 PLAN = "plan.json"
+# The speed of scoring is measured on the middle of the embedded photographs, so many pixels wide and high.
+MIDDLE = 192
 
 
 @dataclass(frozen=True)
 class Plan:
     """What was asked for, the speed that was measured, and the runs that were chosen, each with its minutes.
 
-    `shipped` are the networks that students take from the package, because the budget buys no teacher.
+    `speed` is in operations a second, of "training" and of "scoring"; `shipped` are the networks that students take
+    from the package, because the budget buys no teacher.
     """
 
     budget_minutes: float
@@ -51,18 +57,21 @@ class Plan:
     claims: tuple[str, ...]
     data: tuple[str, ...]
     device: str
-    operations_per_second: float
+    speed: dict[str, float]
     minutes: dict[str, float]
     shipped: tuple[str, ...]
 
-    def asked(self) -> tuple[object, ...]:
-        """What makes it this plan and no other."""
-        return self.budget_minutes, self.preset, tuple(self.claims), tuple(self.data), self.device
+    @property
+    def asked(self) -> str:
+        """The options that make it this plan and no other."""
+        claims = f" --claims {' '.join(self.claims)}" if self.claims else ""
+        budget = f"--budget {self.budget_minutes:g}m --preset {self.preset}{claims}"
+        return f"{budget} --data {' '.join(self.data)} --device {self.device}"
 
     def __str__(self) -> str:
         lines = [f"{name:36s} {minutes:8.1f} minutes" for name, minutes in self.minutes.items()]
         total = sum(self.minutes.values())
-        lines.append(f"together {total:.1f} of {self.budget_minutes:g} minutes; the rest is for scoring")
+        lines.append(f"together {total:.1f} of {self.budget_minutes:g} minutes; the rest is for starts and validation")
         lines += [f"students start from the package's {name}: the budget buys no teacher" for name in self.shipped]
         return "\n".join(lines)
 
@@ -76,19 +85,19 @@ def minutes_of(budget: str) -> float:
 
 
 def choose(
-    minutes: float, preset: str, claims: Collection[str], prices: Mapping[str, float], shipped: Collection[str]
+    minutes: float, claims: Collection[str], prices: Mapping[str, float], shipped: Collection[str]
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """(minutes by run, networks taken from the package): the first of `ORDER` that fit, each after what it needs.
 
-    `claims` are beginnings of names, none for all; `prices` minutes of training. A teacher that leaves no time for a
-    student is left out, and students start from the `shipped` one. Raises `ValueError` for a claim that there is not,
-    and for a budget that buys nothing.
+    `claims` are beginnings of names, none for all; `prices` minutes of training and scoring. A teacher that leaves no
+    time for a student is left out, and students start from the `shipped` one. Raises `ValueError` for a claim that
+    there is not, and for a budget that buys nothing.
     """
     for claim in claims:
         if not any(name.startswith(claim) for name in ORDER):
             raise ValueError(f"There is no claim {claim!r}; name some of, or beginnings of: {', '.join(ORDER)}.")
     wanted = [name for name in ORDER if not claims or any(name.startswith(claim) for claim in claims)]
-    left = TRAINING_SHARE * minutes
+    left = SHARE * minutes
     chosen: dict[str, float] = {}
     taken: dict[str, None] = {}
     known = experiments()
@@ -118,22 +127,44 @@ def choose(
         cheapest = min(wanted, key=lambda name: prices[name])
         raise ValueError(
             f"A budget of {minutes:g} minutes buys nothing here: {cheapest} alone takes about "
-            f"{prices[cheapest] / TRAINING_SHARE:.1f} minutes. Give more, or a shorter --preset."
+            f"{prices[cheapest] / SHARE:.1f} minutes. Give more, or a shorter --preset."
         )
     return {name: chosen[name] for name in known if name in chosen}, tuple(taken)
 
 
-def operations_per_second(preset: str, device: torch.device | str | None) -> float:
-    """The speed of a training step of EDSR ×4 by a preset's recipe, measured here on photographs that come along."""
+def measure(preset: str, device: torch.device | str | None) -> dict[str, float]:
+    """Operations a second of this device with EDSR ×4: "training" by a preset's recipe, and "scoring".
+
+    Both on photographs that come along.
+    """
     place = devices.current(device)
     torch.manual_seed(0)
     network = build("edsr", 4)
     recipe = Recipe.preset(preset, network)
     run = Run(network, None, recipe, training_images("photos_train"), 0, place)
     run.begin()
+    pictures = [image[:MIDDLE, :MIDDLE] for _, image in datasets.load("photos")]
     with uniform.compiled(recipe.compile):
-        (seconds,) = median_seconds([run.advance], place, 20 if place.type == "cuda" else 3)
-    return estimates.operations(network, recipe.override(steps=1)) / seconds
+        (step,) = median_seconds([run.advance], place, 20 if place.type == "cuda" else 3)
+    (scoring,) = median_seconds([lambda: evaluate(network, pictures, device=place, progress=False)], place)
+    return {
+        "training": estimates.operations(network, recipe.override(steps=1)) / step,
+        "scoring": estimates.scoring_operations(network, len(pictures) * MIDDLE**2) / scoring,
+    }
+
+
+def price(speed: Mapping[str, float], preset: str) -> dict[str, float]:
+    """Minutes of each run's training and scoring by a preset, at a speed as `measure` returns it."""
+    pixels = 0
+    for name in TEST_DATA.get(preset, runner.benchmarks()):
+        for file in datasets.paths(name):
+            with Image.open(file) as image:
+                pixels += image.width * image.height
+    return {
+        name: estimates.operations(each.network, each.recipe(preset)) / speed["training"] / 60
+        + estimates.scoring_operations(each.network, pixels) / speed["scoring"] / 60
+        for name, each in experiments().items()
+    }
 
 
 def make(
@@ -146,22 +177,25 @@ def make(
 ) -> Plan:
     """The plan for a folder: the one that lies there, or a new one, for which the speed is measured first.
 
-    Raises `ValueError` as `choose`, and if the folder holds a plan for another budget, preset or device, or other
-    claims or data.
+    Raises `ValueError` as `choose`, for data that nobody could check, and if the folder holds another plan;
+    `FileNotFoundError` for data that are not at hand.
     """
-    minutes, data = minutes_of(budget), tuple(TRAINING_DATA[preset] if data is None else data)
-    place = str(devices.resolve(device))
-    asked = (minutes, preset, tuple(claims), data, place)
-    stored = read(out)
-    if stored:
-        if stored.asked() != asked:
-            raise ValueError(f"{out} holds the runs of another budget, {stored.asked()}: choose another folder.")
+    data = tuple(TRAINING_DATA[preset] if data is None else data)
+    for name in data:
+        if name not in datasets.names("training"):
+            raise ValueError(
+                f"{name!r} is no training set that others have too: {', '.join(datasets.names('training'))}."
+            )
+        datasets.paths(name)
+    plan = Plan(minutes_of(budget), preset, tuple(claims), data, str(devices.resolve(device)), {}, {}, ())
+    if stored := read(out):
+        if stored.asked != plan.asked:
+            raise ValueError(f"{out} holds the runs of {stored.asked}: repeat that, or choose another folder.")
         return stored
-    choose(1e9, preset, claims, dict.fromkeys(experiments(), 0.0), ())  # a wrong claim costs no measurement
-    speed = operations_per_second(preset, device)
-    prices = {name: _operations(each, preset) / speed / 60 for name, each in experiments().items()}
-    chosen, shipped = choose(minutes, preset, claims, prices, progress.shipped(experiments()))
-    plan = Plan(minutes, preset, tuple(claims), data, place, speed, chosen, shipped)
+    choose(math.inf, claims, dict.fromkeys(experiments(), 0.0), ())  # a wrong claim costs no measurement
+    speed = measure(preset, device)
+    chosen, shipped = choose(plan.budget_minutes, claims, price(speed, preset), progress.shipped(experiments()))
+    plan = replace(plan, speed=speed, minutes=chosen, shipped=shipped)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / PLAN, f"{json.dumps(asdict(plan), indent=1)}\n".encode())
     return plan
@@ -204,12 +238,9 @@ def carry_out(plan: Plan, out: Path, *, progress_bar: bool = True) -> Iterator[d
 
 
 def write_bundle(plan: Plan, out: Path) -> Path:
-    """The bundle of all planned runs that are finished."""
-    finished = [name for name in plan.minutes if runner.result_of(out / name).is_file()]
+    """The bundle of all planned runs that are finished; those that diverged have nothing that could be scored again."""
+    finished = [name for name in plan.minutes if runner.checkpoint_of(out / name).is_file()]
+    finished = [name for name in finished if runner.result_of(out / name).is_file()]
     path = out / "bundle.zip"
     bundle.write(path, out, finished, {"plan": asdict(plan)})
     return path
-
-
-def _operations(each: Experiment, preset: str) -> float:
-    return estimates.operations(each.network, each.recipe(preset))

@@ -13,7 +13,7 @@ import safetensors
 
 from ..support import resources
 from ..training.recipe import PRESETS
-from . import results
+from . import estimates, results
 from .experiment import Experiment
 
 
@@ -41,11 +41,15 @@ def together(published: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]
 
 
 def with_accepted(published: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Published results and those that others sent: one of these replaces a shorter run, none of the same length."""
+    """Published results and those that others sent: one of these replaces a shorter run, none of the same length.
+
+    Those that were sent have the results of their bundle as "beside", for their teacher is among these.
+    """
     every = dict(published)
-    for run in results.accepted():
-        if run["run"] not in every or length(run) > length(every[run["run"]]):
-            every[run["run"]] = run
+    for bundle in results.accepted():
+        for name, run in bundle.items():
+            if name not in every or length(run) > length(every[name]):
+                every[name] = run | {"beside": bundle}
     return every
 
 
@@ -65,7 +69,7 @@ def listing(
 
     `done` are results by name, `timed` those whose speed the estimates are based on.
     """
-    chosen = list(chosen)
+    chosen, timed = list(chosen), list(timed)
     width = max((len(each.name) for each in chosen), default=0)
     lines, left = [], 0.0
     for each in chosen:
@@ -75,7 +79,7 @@ def listing(
                 outcome = f"diverged at step {step}"
             state = f"done ({result['config']['recipe']['preset_name']}): {outcome}"
         else:
-            step = _last_step(Path(folder) / each.name, preset)
+            step = last_step(Path(folder) / each.name, preset)
             state = "missing" if step is None else f"under way, at step {step}"
             hours = each.hours(preset, timed)
             if hours is not None:
@@ -84,12 +88,11 @@ def listing(
                 left += hours
         lines.append(f"{each.purpose:16s} {each.name:{width}s} {state}")
     if left:
-        basis = "on one H100, by arithmetic" if preset == "paper" else "at the speed of runs that are done"
-        lines.append(f"All that is left: {_duration(left)} {basis}.")
+        lines.append(f"All that is left: {_duration(left)} {estimates.basis(preset, timed)}.")
     return "\n".join(lines)
 
 
-def _last_step(folder: Path, preset: str) -> int | None:
+def last_step(folder: Path, preset: str) -> int | None:
     """The step from which an unfinished run of a preset continues, None if it has not saved a state."""
     state = folder / "state.safetensors"
     if not state.exists():

@@ -147,10 +147,9 @@ def add_scores(run: str, scores: Mapping[str, Any], data: Mapping[str, str]) -> 
     return path
 
 
-def accepted() -> list[dict[str, Any]]:
-    """Every result of `data/accepted`: those that others sent and that were scored again, bundle by bundle."""
-    bundles = sorted(resources.data("accepted").glob("*/results"))
-    return [result for folder in bundles for result in all_results(folder).values()]
+def accepted() -> list[dict[str, dict[str, Any]]]:
+    """The results of each bundle in `data/accepted`: those that others sent and that were scored again."""
+    return [all_results(folder) for folder in sorted(resources.data("accepted").glob("*/results"))]
 
 
 def paper_tables() -> dict[str, list[dict[str, str]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -16,13 +18,14 @@ import torch
 from ddtb_lite import build, checkpoints, datasets, evaluate, initialize, quantize
 from ddtb_lite.cli import main
 from ddtb_lite.reproduction import acceptance, bundle, progress, results
-from ddtb_lite.reproduction.experiment import Experiment
+from ddtb_lite.reproduction.experiment import Change, Experiment
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.support import resources
 from ddtb_lite.training import Recipe
 
 TEACHER, STUDENT = "edsr_x4", "edsr_x4_ddtb_2bit"
 SMALL = (("n_blocks", 1), ("n_feats", 8))
+USUAL = Change()
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +45,11 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         return dict(bundle.read(path).files)
 
 
-def small_grid(patched: pytest.MonkeyPatch) -> None:
+def small_grid(patched: pytest.MonkeyPatch, teacher: Any = SMALL, student: Change = USUAL) -> None:
     """In place of the experiments two of them, on a network that is scored in a moment."""
     known = {
-        TEACHER: Experiment(TEACHER, "full precision", "edsr", 4, architecture=SMALL),
-        STUDENT: Experiment(STUDENT, "main results", "edsr", 4, 2, "ddtb", TEACHER, architecture=SMALL),
+        TEACHER: Experiment(TEACHER, "full precision", "edsr", 4, architecture=teacher),
+        STUDENT: Experiment(STUDENT, "main results", "edsr", 4, 2, "ddtb", TEACHER, architecture=SMALL, change=student),
     }
     patched.setattr(acceptance, "experiments", lambda: known)
 
@@ -125,11 +128,12 @@ def test_accepted_runs_replace_shorter_ones_alone(tmp_path: Path, monkeypatch: p
     def run(preset: str) -> dict[str, Any]:
         return {"run": "a", "config": {"recipe": {"preset_name": preset}}}
 
-    for theirs, ours, wins in (("paper", "short", "paper"), ("short", "short", "ours"), ("smoke", "short", "ours")):
+    pairs = {"paper": "short", "long": "short", "short": "short", "smoke": "short"}
+    for theirs, ours in pairs.items():
         own = run(ours)
-        monkeypatch.setattr(results, "accepted", lambda theirs=theirs: [run(theirs)])
+        monkeypatch.setattr(results, "accepted", lambda theirs=theirs: [{"a": run(theirs)}])
         found = progress.with_accepted({"a": own})["a"]
-        assert (found is own) == (wins == "ours")
+        assert (found is own) == (theirs in ("short", "smoke"))
 
 
 # -------------------------------------------------------------------------------------------- what is refused
@@ -155,16 +159,19 @@ def altered_weights(files: dict[str, bytes], folder: Path) -> dict[str, bytes]:
     return {**files, f"checkpoints/{TEACHER}.safetensors": file.read_bytes()}
 
 
-def better_score(content: dict[str, Any]) -> None:
-    content["scores"]["photos"]["psnr"] += 0.1
-    for row in content["scores"]["photos"]["images"]:
-        row["psnr"] += 0.1
+def better_score(content: dict[str, Any], key: str = "psnr", by: float = 0.1) -> None:
+    for each in (content["scores"]["photos"], *content["scores"]["photos"]["images"]):
+        each[key] += by
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (better_score, "dB on photos, and not"),
+        (better_score, "a psnr of"),
+        (lambda content: better_score(content, "ssim", 0.01), "a ssim of"),
+        (lambda content: content["config"]["recipe"].pop("skt_weight"), "than in its checkpoint"),
+        (lambda content: content["versions"].update(ddtb_lite=1), "cannot be read"),
+        (lambda content: content["scores"].update(Faces=content["scores"]["photos"]), "no test set"),
         (lambda content: content["config"]["recipe"].update(steps=100_000), "than in its checkpoint"),
         (lambda content: content["config"].update(training_data=["DIV2K"]), "than in its checkpoint"),
         (lambda content: content["data"].update(photos="0" * 64), "other images than those of photos"),
@@ -194,26 +201,83 @@ def test_altered_weights_are_found_by_scoring(
     sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = failed(archive(tmp_path / "b.zip", altered_weights(sent, tmp_path)), capsys)
-    assert "dB on photos, and not" in said and not checkout.exists()
+    assert "a psnr of" in said and not checkout.exists()
 
 
-def test_an_altered_recipe_in_both_places_is_no_preset(
-    sent: dict[str, bytes], checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda metadata: metadata["recipe"].update(skt_weight=0.0), "not trained by the recipe of the preset smoke"),
+        (lambda metadata: metadata["recipe"].pop("skt_weight"), "does not say skt_weight of its recipe"),
+        (lambda metadata: metadata["recipe"].update(preset_name="longest"), "has the preset 'longest'"),
+        (lambda metadata: metadata.update(training_data=["photos"]), "not all training sets"),
+        (lambda metadata: metadata.update(source_sha256="0" * 64), "started from another edsr_x4"),
+    ],
+)
+def test_what_is_altered_in_result_and_checkpoint_alike(
+    change: Callable[[dict[str, Any]], object],
+    word: str,
+    sent: dict[str, bytes],
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / f"{STUDENT}.safetensors"
     file.write_bytes(sent[f"checkpoints/{STUDENT}.safetensors"])
     network = checkpoints.load(file)
     assert network.metadata is not None
-    network.metadata["recipe"]["skt_weight"] = 0.0  # type: ignore[index]
+    change(network.metadata)
     checkpoints.save(network, file, half=True, metadata=network.metadata)
     files = {**sent, f"checkpoints/{STUDENT}.safetensors": file.read_bytes()}
-    files = changed(
-        files, f"results/{STUDENT}.json", lambda content: content["config"]["recipe"].update(skt_weight=0.0)
-    )
+    files = changed(files, f"results/{STUDENT}.json", lambda content: change(content["config"]))
     said = failed(archive(tmp_path / "b.zip", files), capsys)
-    assert "not trained by the recipe of the preset smoke" in said and "1 of 2" in said
+    assert word in said and "1 of 2" in said
     (filed,) = checkout.iterdir()
     assert [path.name for path in filed.rglob("*.json")] == ["edsr_x4.json"], "what holds is filed"
+
+
+def test_another_network_is_refused_before_it_is_built(
+    sent: dict[str, bytes],
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A header may describe a network that no memory holds."""
+    small_grid(monkeypatch, teacher=(("n_blocks", 2), ("n_feats", 8)))
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("built"))
+    said = failed(archive(tmp_path / "b.zip", sent), capsys)
+    assert "as its architecture, expected {'n_blocks': 2" in said and not checkout.exists()
+
+
+def test_a_student_with_other_gates(
+    sent: dict[str, bytes],
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_grid(monkeypatch, student=Change((("gate_ratio", 0.0),)))
+    assert "gate_ratio=0.0" in failed(archive(tmp_path / "b.zip", sent), capsys)
+
+
+def test_a_full_disk_files_nothing(
+    sent: dict[str, bytes],
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, write = archive(tmp_path / "b.zip", sent), Path.write_bytes
+
+    def full(file: Path, data: bytes) -> int:
+        if checkout in file.parents and file.name == f"{STUDENT}.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert os.strerror(errno.ENOSPC) in failed(path, capsys)
+    assert list(checkout.iterdir()) == []
 
 
 def test_a_network_that_nobody_knows(
@@ -238,6 +302,21 @@ def test_a_path_that_leaves_the_bundle(
 ) -> None:
     said = failed(archive(tmp_path / "b.zip", {**sent, name: b"{}"}), capsys)
     assert "expected results/RUN.json" in said
+
+
+def test_torn_and_strangely_packed_archives(
+    sent: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = archive(tmp_path / "b.zip", sent)
+    torn = bytearray(path.read_bytes())
+    start = torn.index(b"results/") + len(f"results/{TEACHER}.json")
+    torn[start : start + 40] = b"\xff" * 40  # no deflated data begin like this
+    path.write_bytes(bytes(torn))
+    assert "not a zip archive that can be read" in failed(path, capsys)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as target:
+        for name, data in sent.items():
+            target.writestr(name, data)
+    assert "packed in another way" in failed(path, capsys)
 
 
 def test_zeros_without_end(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ddtb_lite.cli import main
-from ddtb_lite.reproduction import results
+from ddtb_lite.reproduction import progress, results
 from ddtb_lite.reproduction.claims import Claim, ledger
 from ddtb_lite.reproduction.estimates import outline
 from ddtb_lite.reproduction.experiment import TRAINING_DATA
@@ -25,6 +25,7 @@ def run(name: str, psnr: float, preset: str = "short", seed: int = 0, teacher: s
         "run": name,
         "seed": seed,
         "command": "made up",
+        "device": "CPU, 1 thread, fp32",
         "scores": {"Set5": {"psnr": psnr, "ssim": 0.8}},
         "config": {
             "model": "edsr",
@@ -95,6 +96,25 @@ def test_a_student_of_another_teacher_is_judged_by_its_gap_alone() -> None:
     weak = verdict(run("full", 31.99, "paper"), student)
     assert weak.status == "other teacher" and weak.gap is not None and weak.gap.status == "smaller gap"
     assert verdict(student).status == "other teacher", "a teacher that nobody can look at is none"
+
+
+def test_longer_runs_come_first() -> None:
+    """ "long" between "short" and "paper", whatever the scores and the order."""
+    runs = [run(preset, 30 + index, preset, teacher="full") for index, preset in enumerate(("long", "short", "smoke"))]
+    for order in (runs, runs[::-1]):
+        claim = verdict(run("full", 31.5), *order)
+        assert (claim.run, claim.preset, claim.status) == ("long", "long", "short run")
+    assert verdict(run("full", 31.5), run("paper", 29.0, "paper", teacher="full"), *runs).run == "paper"
+
+
+def test_what_was_sent_has_the_teacher_of_its_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our longer teacher of the same name says nothing about it."""
+    sent = {"full": run("full", 31.0), "student": run("student", 30.0, "long", teacher="full")}
+    monkeypatch.setattr(results, "accepted", lambda: [sent])
+    ours = {"full": run("full", 32.0, "long"), "student": run("student", 30.0, teacher="full")}
+    claim = verdict(*progress.with_accepted(ours).values())
+    assert claim.preset == "long" and claim.gap is not None
+    assert claim.gap.teacher_psnr == 31.0 and claim.gap.ours == pytest.approx(1.0)
 
 
 def test_other_training_data_earn_a_gap_alone() -> None:

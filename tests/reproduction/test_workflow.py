@@ -247,6 +247,21 @@ def test_hours_of_shorter_presets_follow_the_median_of_measured_speeds() -> None
     assert ALL["srgan_x4_ddtb_4bit_fully"].hours("short", both) == pytest.approx(2.0)
 
 
+def test_a_run_that_an_h100_was_timed_with_replaces_arithmetic() -> None:
+    """Ten times as long as by arithmetic: so are the prices, of the list and of the ledger. Other GPUs say nothing."""
+    name, other = "edsr_x4_ddtb_2bit", "edsr_x4_lsq_2bit"
+    seconds = 10 * 3600 * ALL[name].hours("paper")
+    here = result(name, "paper", seconds) | {"device": "NVIDIA H100 80GB HBM3, bf16"}
+    elsewhere = result(name, "paper", seconds / 7) | {"device": "Tesla T4, fp16"}
+    short = result(name, "short", seconds / 7) | {"device": "NVIDIA H100 80GB HBM3, bf16"}
+    assert ALL[other].hours("paper", [elsewhere, short]) == ALL[other].hours("paper")
+    assert ALL[other].hours("paper", [elsewhere, here, short]) == pytest.approx(10 * ALL[other].hours("paper"))
+    price = {claim.command: claim.hours for claim in ledger({name: here})}[ALL[other].command("paper")]
+    assert price == pytest.approx(10 * ALL[other].hours("paper"))
+    assert estimates.basis("paper", [elsewhere]) == "on one H100, by arithmetic"
+    assert estimates.basis("paper", [here]) == "on one H100, at the speed of runs that are done"
+
+
 def test_a_longer_run_takes_as_many_times_the_steps_and_the_hours() -> None:
     longer, usual = ALL["edsr_x4_lsq_2bit_longer"], ALL["edsr_x4_lsq_2bit"]
     assert longer.steps("short") == 1600 and usual.steps("short") == 800
