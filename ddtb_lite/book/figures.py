@@ -125,6 +125,32 @@ def activation_histogram(
     place.set_ylabel("count")
 
 
+def scores(rows: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> Figure:
+    """PSNR of runs, a row each: `rows` maps a run to its data sets, and these to (ours, printed), dB.
+
+    Ours is a dot, orange for DDTB, the printed one a ring, and the line between them is what is missing, or gained.
+    Each data set has a scale of its own; a printed score of None is left out.
+    """
+    sets = list(dict.fromkeys(dataset for found in rows.values() for dataset in found)) or [""]
+    with style():
+        figure, axes = plt.subplots(
+            1, len(sets), figsize=(1.8 + 2.3 * len(sets), 0.9 + 0.36 * len(rows)), sharey=True, squeeze=False
+        )
+        for place, dataset in zip(axes.flat, sets, strict=True):
+            for row, (name, found) in enumerate(rows.items()):
+                ours, printed = found.get(dataset, (np.nan, None))
+                if printed is not None:
+                    place.plot([ours, printed], [row, row], color=COLORS["data"], zorder=1)
+                    place.plot(printed, row, "o", markerfacecolor="white", color=COLORS["full precision"], zorder=2)
+                place.plot(ours, row, "o", color=COLORS["ddtb" if "ddtb" in name else "pams"])
+            place.set_title(dataset)
+            place.set_xlabel("PSNR [dB]")
+            place.margins(x=0.15)
+        axes[0, 0].set_yticks(range(len(rows)), rows)
+        axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
 # Numbers of few bits are orange, the paler the more bits; 8 bits are yellow, full precision is blue.
 WIDTHS = {1: "#F0B78A", 2: "#F3C9A5", 3: "#F7DCC4", 4: "#F7E3D4", 8: "#FBF1C7", 32: "#E8EEF3"}
 
