@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from IPython.display import HTML, display
+from IPython.display import HTML, DisplayHandle
 from matplotlib.figure import Figure
 
 from .. import datasets
@@ -58,7 +58,9 @@ def follow(out: Path, options: Sequence[str]) -> None:
     with what the command says if it fails.
     """
     words = [sys.executable, "-m", "ddtb_lite", "reproduce", *options, "--out", str(out)]
-    runs, picture = display(state(out), display_id=True), display(HTML(""), display_id=True)
+    runs, picture = DisplayHandle(), DisplayHandle()
+    runs.display(state(out))
+    picture.display(HTML(""))
     drawn = 0
 
     def look() -> None:

@@ -13,7 +13,12 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = ("start/quickstart.ipynb", "foundations/measuring.ipynb", "reference/claims.ipynb", "beyond/reproduce.ipynb")
+NOTEBOOKS = (
+    "start/quickstart.ipynb",
+    "foundations/measuring.ipynb",
+    "reference/claims.ipynb",
+    "beyond/reproduce.ipynb",
+)
 
 
 @pytest.fixture(scope="module")
