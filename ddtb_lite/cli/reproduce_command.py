@@ -31,11 +31,9 @@ def run(options: argparse.Namespace) -> None:
     for result in plan.carry_out(chosen, out):
         scores = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
         print(f"{result['run']:36s} {scores or 'diverged'}", flush=True)
-        plan.write_bundle(chosen, out)  # whatever happens next, this much can be sent
+        sent = plan.write_bundle(chosen, out)  # whatever happens next, this much can be sent
     for claim in (rows := claims.changed(progress.results_in(out))):
         print(claim)
     if not rows:
-        print(
-            "No row of the ledger changed: smoke runs count for nothing, and a longer run stays before a shorter one."
-        )
-    print(plan.write_bundle(chosen, out))
+        print("No row of the ledger changed: smoke runs count for nothing, and a longer run stays before a shorter.")
+    print(sent)

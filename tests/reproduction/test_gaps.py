@@ -9,7 +9,7 @@ import pytest
 
 from ddtb_lite.cli import main
 from ddtb_lite.reproduction import progress, results
-from ddtb_lite.reproduction.claims import Claim, ledger
+from ddtb_lite.reproduction.claims import Claim, changed, ledger
 from ddtb_lite.reproduction.estimates import outline
 from ddtb_lite.reproduction.experiment import TRAINING_DATA
 from ddtb_lite.reproduction.grid import experiments
@@ -105,6 +105,18 @@ def test_longer_runs_come_first() -> None:
         claim = verdict(run("full", 31.5), *order)
         assert (claim.run, claim.preset, claim.status) == ("long", "long", "short run")
     assert verdict(run("full", 31.5), run("paper", 29.0, "paper", teacher="full"), *runs).run == "paper"
+
+
+def test_what_own_results_change_in_the_ledger() -> None:
+    """A run of the paper's length changes the claims about it, on four data sets; a smoke run none."""
+    own = run("edsr_x4_ddtb_2bit", 30.5, "paper", teacher="full")
+    scores = {"Set5": 30.5, "Set14": 27.5, "BSD100": 27.0, "Urban100": 24.5}
+    own["scores"] = {name: {"psnr": psnr, "ssim": 0.8} for name, psnr in scores.items()}
+    claims = changed({own["run"]: own})
+    assert {claim.dataset: claim.ours for claim in claims} == scores
+    assert {(claim.run, claim.preset) for claim in claims} == {(own["run"], "paper")}
+    assert str(claims[0]).startswith("EDSR ×4 2 bits DDTB on Set5: printed 30.97 dB, ours 30.50: other teacher")
+    assert changed({own["run"]: run(own["run"], 30.5, "smoke", teacher="full")}) == []
 
 
 def test_what_was_sent_has_the_teacher_of_its_bundle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def test_hours_of_shorter_presets_follow_the_median_of_measured_speeds() -> None
 
 def test_a_run_that_an_h100_was_timed_with_replaces_arithmetic() -> None:
     """Ten times as long as by arithmetic: so are the prices, of the list and of the ledger. Other GPUs say nothing."""
-    name, other = "edsr_x4_ddtb_2bit", "edsr_x4_lsq_2bit"
+    name, other = "edsr_x4_ddtb_2bit", "srresnet_x4_ddtb_2bit"
     seconds = 10 * 3600 * ALL[name].hours("paper")
     here = result(name, "paper", seconds) | {"device": "NVIDIA H100 80GB HBM3, bf16"}
     elsewhere = result(name, "paper", seconds / 7) | {"device": "Tesla T4, fp16"}
