@@ -4,7 +4,7 @@
 #
 #     until workflow/evidence.sh; do [ $? = 124 ] || break; done
 #
-# What comes back lies in OUT: gpu_tests.txt, benchmark.json, bundle.zip. A rehearsal without a GPU:
+# What comes back lies in OUT: gpu_tests.txt, benchmark.json (and .txt), bundle.zip. A rehearsal without a GPU:
 #
 #     DEVICE=cpu PRESET=smoke BUDGET=3m PIECE=120 TESTS=tests/test_metrics.py workflow/evidence.sh
 set -euo pipefail
@@ -24,26 +24,28 @@ if [ "$PRESET" != smoke ]; then
     if [ -d "${DDTB_DATA:-/nowhere}/DIV2K" ]; then DATA=(DIV2K); fi
 fi
 
-# Runs a command until the piece is over. SIGTERM lets a training save its state.
+# Runs a command for so many seconds, at most until the piece is over. SIGTERM lets a training save its state.
 in_time() {
-    if ((SECONDS >= PIECE)); then return 124; fi
-    timeout --kill-after 30 $((PIECE - SECONDS)) "$@"
+    local left=$((PIECE - SECONDS))
+    if ((left <= 0)); then return 124; fi
+    timeout --kill-after 30 $((left < $1 ? left : $1)) "${@:2}"
+}
+
+# Runs a command in a third of a piece, one time only, and keeps what it says: a failure is evidence too.
+once() {
+    local said=$OUT/$1.txt
+    if [ -e "$said" ]; then return; fi
+    echo "$1"
+    in_time $((PIECE / 3)) "${@:2}" > "$said.partial" 2>&1 || echo "exit status $?" >> "$said.partial"
+    mv "$said.partial" "$said"
+    tail -n 3 "$said"
 }
 
 mkdir -p "$OUT"
-if [ ! -e "$OUT/gpu_tests.txt" ]; then
-    echo "Tests that a CPU skips"
-    # A failing test is evidence too, and so is one that takes too long: what it says is kept, and the rest goes on.
-    # shellcheck disable=SC2086
-    in_time "$PYTHON" -m pytest -q -rs $TESTS > "$OUT/gpu_tests.partial" 2>&1 || echo "exit status $?"
-    mv "$OUT/gpu_tests.partial" "$OUT/gpu_tests.txt"
-    tail -n 3 "$OUT/gpu_tests.txt"
-fi
-if [ ! -e "$OUT/benchmark.json" ]; then
-    echo "Speed and memory"
-    in_time "$PYTHON" -m ddtb_lite benchmark --device "$DEVICE" --out "$OUT/benchmark.json" || echo "exit status $?"
-fi
-in_time "$PYTHON" -m ddtb_lite reproduce --budget "$BUDGET" --preset "$PRESET" --device "$DEVICE" \
+# shellcheck disable=SC2086
+once gpu_tests "$PYTHON" -m pytest -q -rs $TESTS
+once benchmark "$PYTHON" -m ddtb_lite benchmark --device "$DEVICE" --out "$OUT/benchmark.json"
+in_time "$PIECE" "$PYTHON" -m ddtb_lite reproduce --budget "$BUDGET" --preset "$PRESET" --device "$DEVICE" \
     --data "${DATA[@]}" --out "$OUT" || {
     status=$?
     # 137 is a command that did not end when it was told to.

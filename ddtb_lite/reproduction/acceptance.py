@@ -26,14 +26,13 @@ from .bundle import Bundle
 from .experiment import Experiment
 from .grid import experiments
 
-
 # How far another order of float sums moves single images of a 2-bit network, as a standard deviation: measured in
 # `data/benchmarks/rescoring.json`. Where a value lies on a tie between two levels, its last bit decides.
 IMAGE_MOVES = {"psnr": 0.06, "ssim": 0.002}
 
 
 def score_within(images: int) -> dict[str, float]:
-    """How far PSNR (dB) and SSIM of so many images may lie from those claimed: four standard deviations of their mean."""
+    """How far PSNR (dB) and SSIM of so many images may lie from those claimed: four deviations of their mean."""
     return {key: 4 * one / math.sqrt(images) for key, one in IMAGE_MOVES.items()}
 
 
