@@ -62,15 +62,13 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
 # What tables and figures call a method; "fp" is the full-precision network.
 TITLES = {name: method.title for name, method in METHODS.items()} | {"ddtb": "DDTB", "fp": "full precision"}
 
-SHORT_RUN = '<a class="verdict short-run" href="../beyond/limits.html#what-short-runs-can-show">short run</a>'
-
 
 def runs_by_method(
-    measured: Mapping[str, dict[str, Any]], model: str, scale: int, fully: bool = False
+    measured: dict[str, dict[str, Any]], model: str, scale: int, fully: bool = False
 ) -> dict[tuple[int, str], list[dict[str, Any]]]:
     """The runs of a network by bits and method, one a seed (`claims.runs_of`): full precision, then from 2 bits on."""
     cases = [(FULL_BITS, "fp"), *((bits, method) for bits in (2, 3, 4) for method in METHODS)]
-    found = {(bits, method): runs_of(dict(measured), model, scale, bits, method, fully) for bits, method in cases}
+    found = {(bits, method): runs_of(measured, model, scale, bits, method, fully) for bits, method in cases}
     return {case: runs for case, runs in found.items() if runs}
 
 
