@@ -275,7 +275,8 @@ def test_a_page_can_train_and_leaves_nothing_behind(tmp_path: Path, monkeypatch:
     assert result["curve"][-1]["step"] == 6 and result["scores"]["photos"]["psnr"] > 0
     assert "--set steps=6 --set 'falling_bits=[]' --set validate_every=3 " in result["command"]
     assert result["command"].endswith("--data photos_train --test photos --seed 0 --out here")
-    assert not list(tmp_path.iterdir())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not {name for name in left if not name.startswith("torchinductor")}, "torch keeps a cache of its own"
 
 
 @pytest.mark.parametrize("bits, method, wrong", [(2, "none", "'none'"), (99, "ddtb", "99")])
