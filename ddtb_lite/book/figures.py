@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -149,6 +152,55 @@ def scores(rows: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> Figu
         axes[0, 0].set_yticks(range(len(rows)), rows)
         axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a forest plot: the value of every run, their colour, and the printed value, None where there is none."""
+
+    label: str
+    values: Sequence[float]
+    color: str = COLORS["ddtb"]
+    printed: float | None = None
+
+
+def forest(place: Axes, groups: Mapping[str, Sequence[Row]], limit: float = math.inf) -> None:
+    """Rows in groups, the first on top: every run a dot, mean ± standard deviation a bar, a printed value a diamond.
+
+    A row whose mean lies beyond `limit`, which is then the axis' right end, is written there as a number.
+    """
+    labels: dict[float, str] = {}
+    y = 0.0
+    for title, rows in groups.items():
+        if title:
+            place.annotate(
+                title, (0, y), (6, 0), ("axes fraction", "data"), "offset points", va="center", weight="bold"
+            )
+            y += 1
+        for row in rows:
+            labels[y] = row.label
+            _forest_row(place, y, row, limit)
+            y += 1
+        y += 0.4 * bool(title)
+    place.set_yticks(list(labels), list(labels.values()))
+    place.set_ylim(y - 0.4, -0.6)
+    place.grid(axis="y", visible=False)
+    if math.isfinite(limit):
+        place.set_xlim(right=limit)
+
+
+def _forest_row(place: Axes, y: float, row: Row, limit: float) -> None:
+    mean = fmean(row.values) if row.values else math.nan
+    if mean > limit:
+        place.annotate(f"{mean:.1f} →", (limit, y), (-4, 0), textcoords="offset points", ha="right", va="center")
+    else:
+        if len(row.values) > 1:
+            deviation = stdev(row.values)
+            place.plot([mean - deviation, mean + deviation], [y, y], color=row.color, linewidth=6, alpha=0.3)
+            place.plot(mean, y, "|", color=row.color, markersize=13, markeredgewidth=2)
+        place.plot(row.values, [y] * len(row.values), "o", color=row.color, markersize=6, alpha=0.85)
+    if row.printed is not None:
+        place.plot(row.printed, y, "D", color=COLORS["full precision"], fillstyle="none", markersize=7)
 
 
 # Numbers of few bits are orange, the paler the more bits; 8 bits are yellow, full precision is blue.

@@ -11,8 +11,10 @@ from typing import Any
 
 from IPython.display import HTML
 
+from ..cost import FULL_BITS
+from ..quantizers import METHODS
 from ..reproduction import progress, runner
-from ..reproduction.claims import Claim
+from ..reproduction.claims import Claim, runs_of
 from ..reproduction.experiment import Change, Experiment
 
 
@@ -57,94 +59,56 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     return shift, math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second)))
 
 
-def run_or_cost(claim: Claim) -> str:
-    """The run behind a claim, or what it would take on one H100."""
-    if claim.run:
-        return html.escape(claim.run).replace("_", "_<wbr>")  # long names may break there
-    if not claim.command:
-        return ""
-    minutes = 60 * claim.hours
-    return f"{minutes:.1f}\u00a0min" if minutes < 60 else f"{claim.hours:.1f}\u00a0h"
+# What tables and figures call a method; "fp" is the full-precision network.
+TITLES = {name: method.title for name, method in METHODS.items()} | {"ddtb": "DDTB", "fp": "full precision"}
 
 
-CLAIM_COLUMNS = {
-    "bits": "number",
-    "method": "",
-    "data set": "",
-    "paper [dB / SSIM]": "number",
-    "ours [dB / SSIM]": "number",
-    "difference [dB]": "number",
-    "verdict": "",
-    "run, or its cost on an H100, at least": "",
-}
+def runs_by_method(
+    measured: dict[str, dict[str, Any]], model: str, scale: int, fully: bool = False
+) -> dict[tuple[int, str], list[dict[str, Any]]]:
+    """The runs of a network by bits and method, one a seed (`claims.runs_of`): full precision, then from 2 bits on."""
+    cases = [(FULL_BITS, "fp"), *((bits, method) for bits in (2, 3, 4) for method in METHODS)]
+    found = {(bits, method): runs_of(measured, model, scale, bits, method, fully) for bits, method in cases}
+    return {case: runs for case, runs in found.items() if runs}
 
 
-def claim_table(rows: Sequence[Claim], here: Sequence[dict[str, Any]] = ()) -> HTML:
-    """Claims of one network, paper's value beside ours, and below the commands: of runs, and of what was not run.
+def score_table(claims: Sequence[Claim], runs: Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]) -> HTML:
+    """One network's scores [dB / SSIM], data sets across: a row for each bits and method that ran, ours in full size.
 
-    Results made on the page (`here`, as `train_here` returns them) come last and are marked as such. Where
-    several seeds ran, ours is the first one's, with mean ± standard deviation of all below it.
+    `claims` are those of the network, `runs` as `runs_by_method` returns them; a method of another name, such as that
+    of a run made on the page, stands under its name, HTML. Ours is the mean over seeds ± standard deviation; what is
+    printed for the row stands above it, small.
     """
-    rows = sorted(rows, key=lambda claim: (-claim.bits, claim.method != "DDTB", claim.method))
-    cells = [_claim(claim) for claim in rows] + [row for result in here for row in _here(result, rows)]
-    named = {
-        f"{claim.bits} bits, {claim.method}{'' if claim.run else ', not run'}": claim.command
-        for claim in rows
-        if claim.command
-    }
-    named |= {f"{result['config']['quantization']['bits']} bits, this page": result["command"] for result in here}
-    return HTML(table(CLAIM_COLUMNS, cells).data + commands(named).data)
+    printed = {(claim.bits, claim.method.lower(), claim.dataset): claim for claim in claims}
+    sets = list(dict.fromkeys(dataset for group in runs.values() for each in group for dataset in each["scores"]))
+    rows = []
+    for (bits, method), group in runs.items():
+        papers = [printed.get((bits, method, dataset)) for dataset in sets]
+        above = ["–" if each is None else _score(f"{each.paper:.2f}", each.paper_ssim) for each in papers]
+        scores = [[each["scores"][dataset] for each in group if dataset in each["scores"]] for dataset in sets]
+        errors = [error for each in group if (error := feature_error(each)) is not None]
+        title = TITLES.get(method, method)
+        below = ["" if bits == FULL_BITS else str(bits), title, str(len(group)), *map(_ours, scores), _mean(errors)]
+        if any(papers):
+            over = ["", "printed", "", *above, ""]
+            below = [f"<small>{text}</small><br>{cell}" for text, cell in zip(over, below, strict=True)]
+        rows.append(below)
+    columns = {"bits": "number", "method": "", "seeds": "number"} | dict.fromkeys([*sets, "feature error"], "number")
+    return table(columns, rows)
 
 
-def _claim(claim: Claim) -> list[str]:
-    ours = _score(claim.ours, claim.ours_ssim)
-    if len(claim.seeds) > 1:
-        ours += f"<br><small>{spread(claim.seeds)}</small>"
-    return [
-        str(claim.bits),
-        html.escape(claim.method),
-        html.escape(claim.dataset),
-        _score(claim.paper, claim.paper_ssim),
-        ours,
-        _difference(claim.paper, claim.ours),
-        verdict(claim.status),
-        run_or_cost(claim),
-    ]
+def _ours(scores: Sequence[Mapping[str, float]]) -> str:
+    ssim = [score["ssim"] for score in scores if "ssim" in score]
+    return _score(_mean([score["psnr"] for score in scores]), statistics.fmean(ssim) if ssim else None)
 
 
-def _here(result: dict[str, Any], rows: Sequence[Claim]) -> list[list[str]]:
-    """A result made on the page, one row a data set; beside it what the paper prints for it, if anything."""
-    config = result["config"]
-    bits, method = config["quantization"]["bits"], config["quantization"]["method"]
-    printed = {(claim.bits, claim.method.lower(), claim.dataset): claim for claim in rows}
-    lines = []
-    for dataset, score in result["scores"].items():
-        claim = printed.get((bits, method, dataset))
-        paper, paper_ssim = (claim.paper, claim.paper_ssim) if claim else (None, None)
-        lines.append(
-            [
-                str(bits),
-                f"{html.escape(method)}, this page",
-                html.escape(dataset),
-                _score(paper, paper_ssim),
-                _score(score["psnr"], score["ssim"]),
-                _difference(paper, score["psnr"]),
-                verdict(f"{config['recipe']['preset_name']} run"),
-                "made here, kept nowhere",
-            ]
-        )
-    return lines
+def _mean(values: Sequence[float]) -> str:
+    return spread(values).partition(" (")[0]
 
 
-def _score(psnr: float | None, ssim: float | None) -> str:
+def _score(psnr: str, ssim: float | None) -> str:
     """As papers print it, such as "30.97 / 0.876"; what is missing is left out."""
-    if psnr is None:
-        return ""
-    return f"{psnr:.2f}" if ssim is None else f"{psnr:.2f} / {ssim:.3f}"
-
-
-def _difference(paper: float | None, ours: float | None) -> str:
-    return "" if paper is None or ours is None else f"{round(ours - paper, 2) + 0:+.2f}"
+    return psnr if ssim is None else f"{psnr} / {ssim:.3f}"
 
 
 def commands(named: Mapping[str, str]) -> HTML:

@@ -152,7 +152,7 @@ class Experiment:
     def recipe(self, preset: str) -> Recipe:
         """How it is trained with a preset."""
         recipe = Recipe.preset(self.preset(preset), self.network)
-        return recipe.override(**dict(self.change.recipe), steps=self.times * recipe.steps)
+        return recipe.override(**{"steps": self.times * recipe.steps, **dict(self.change.recipe)})
 
     def steps(self, preset: str) -> int:
         """How many steps it takes."""

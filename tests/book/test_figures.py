@@ -140,6 +140,18 @@ def test_activation_histogram() -> None:
     assert len(bare.lines) == 0
 
 
+def test_a_forest_shows_every_run_its_mean_and_what_is_printed() -> None:
+    _, place = plt.subplots()
+    rows = [figures.Row("A", [1.0, 2.0, 3.0], printed=1.5), figures.Row("B", [4.0])]
+    figures.forest(place, {"2 bits": rows, "3 bits": [figures.Row("C", [9.0, 9.4], printed=0.5)]}, limit=5)
+    bar, mean, runs, printed, single, beyond = (line.get_xydata().tolist() for line in place.lines)
+    assert bar == [[1, 1], [3, 1]] and mean == [[2, 1]] and runs == [[1, 1], [2, 1], [3, 1]]
+    assert printed == [[1.5, 1]] and single == [[4, 2]] and beyond[0][0] == 0.5, "the last row's runs are off the axis"
+    assert [text.get_text() for text in place.texts] == ["2 bits", "3 bits", "9.2 →"]
+    assert [label.get_text() for label in place.get_yticklabels()] == ["A", "B", "C"]
+    assert place.get_xlim()[1] == 5 and place.get_ylim()[0] > place.get_ylim()[1]
+
+
 def test_style_is_left_behind() -> None:
     before = dict(matplotlib.rcParams)
     with pytest.raises(RuntimeError), figures.style():
