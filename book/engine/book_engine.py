@@ -23,6 +23,7 @@ WORKER = (
     "memory.js",
     "convolutions.js",
     "quantizers.js",
+    "upsampler.js",
     "network.js",
     "worker.js",
 )
