@@ -18,7 +18,7 @@ CHECKPOINTS = HERE.parents[1] / "data" / "checkpoints"
 NETWORKS = (
     "edsr_x4",
     "edsr_x4_ddtb_2bit",
-    "edsr_x4_ddtb_2bit_convolutions_percentile_95",
+    "edsr_x4_ddtb_2bit_convolutions",
     "edsr_x4_ddtb_3bit",
     "edsr_x4_ddtb_4bit",
 )
