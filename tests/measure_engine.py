@@ -1,6 +1,6 @@
 """How fast the engine in the page is, beside its own full precision and beside ONNX Runtime; prints JSON.
 
-    npm pack onnxruntime-web@1.20.1 && tar xzf onnxruntime-web-*.tgz
+    npm pack onnxruntime-web && tar xzf onnxruntime-web-*.tgz
     pip install onnx
     python tests/measure_engine.py package/dist
 

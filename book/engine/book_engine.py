@@ -15,7 +15,13 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CHECKPOINTS = HERE.parents[1] / "data" / "checkpoints"
-NETWORKS = ("edsr_x4", "edsr_x4_ddtb_2bit", "edsr_x4_ddtb_3bit", "edsr_x4_ddtb_4bit")
+NETWORKS = (
+    "edsr_x4",
+    "edsr_x4_ddtb_2bit",
+    "edsr_x4_ddtb_2bit_convolutions",
+    "edsr_x4_ddtb_3bit",
+    "edsr_x4_ddtb_4bit",
+)
 WORKER = (
     "rounding.js",
     "codes.js",
@@ -23,6 +29,7 @@ WORKER = (
     "memory.js",
     "convolutions.js",
     "quantizers.js",
+    "upsampler.js",
     "network.js",
     "worker.js",
 )

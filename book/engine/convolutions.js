@@ -6,45 +6,50 @@ const TILE_ROWS = 4;
 const TILE_COLUMNS = 64; // a multiple of 16
 const [STORE, RECTIFY, ADD] = [0, 1, 2]; // what becomes of a result
 
-// In full precision; the weights are rearranged so that those of OUTS outputs lie together.
+// In full precision.
 class Convolution {
   constructor(memory, tensors, path) {
     const { shape: [outs, ins], values } = tensor(tensors, `${path}.weight`);
+    const { values: bias } = tensor(tensors, `${path}.bias`);
+    const at = (out, i, tap) => values[(out * ins + i) * 9 + tap];
     this.memory = memory;
-    this.ins = ins;
-    this.outs = Math.ceil(outs / OUTS) * OUTS; // missing outputs are zero
-    const arranged = new Float32Array(this.outs * ins * 9);
-    for (let out = 0; out < outs; out++) {
-      for (let i = 0; i < ins * 9; i++) {
-        arranged[(Math.floor(out / OUTS) * ins * 9 + i) * OUTS + out % OUTS] = values[out * ins * 9 + i];
-      }
-    }
-    const bias = new Float32Array(this.outs);
-    bias.set(tensor(tensors, `${path}.bias`).values);
-    this.weights = memory.store(arranged);
-    this.bias = memory.store(bias);
+    this.kernel = store(memory, { outs, ins, size: 3, at, bias });
   }
 
-  // `rows` rows of `input`, from row `from` on, to `output`. Tile by tile, so that what all outputs of a tile read
-  // stays in the cache.
-  run(output, input, mode, { from = 0, rows = input.height, shuffle = false } = {}) {
-    const { kernels } = this.memory;
-    const { width, length } = input;
-    for (let row = 0; row < rows; row += TILE_ROWS) {
-      const high = Math.min(TILE_ROWS, rows - row);
-      for (let left = 0; left < width; left += TILE_COLUMNS) {
-        const right = width - left, wide = Math.min(TILE_COLUMNS, right);
-        const above = input.at(from + row - 1) + 4 * left;
-        for (let out = 0; out < this.outs; out += OUTS) {
-          const weights = this.weights + out * this.ins * 36, bias = this.bias + 4 * out;
-          if (shuffle) {
-            kernels.shuffle_convolution(output.at(2 * row, out / OUTS) + 8 * left, above, weights, bias, this.ins,
-              output.channels, high, wide, right, length, output.length);
-          } else {
-            kernels.convolution(output.at(row, out) + 4 * left, above, weights, bias, this.ins, output.channels,
-              mode, high, wide, right, length);
-          }
-        }
+  run(output, input, mode) {
+    convolve(this.memory, this.kernel, output, input, mode);
+  }
+}
+
+// A convolution size × size in memory; the weights are arranged so that those of OUTS outputs lie together.
+function store(memory, { outs, ins, size, at, bias }) {
+  const taps = size * size, all = Math.ceil(outs / OUTS) * OUTS; // missing outputs are zero
+  const weights = new Float32Array(all * ins * taps);
+  for (let out = 0; out < outs; out++) {
+    for (let i = 0; i < ins; i++) {
+      for (let tap = 0; tap < taps; tap++) {
+        weights[((Math.floor(out / OUTS) * ins + i) * taps + tap) * OUTS + out % OUTS] = at(out, i, tap);
+      }
+    }
+  }
+  const biases = new Float32Array(all);
+  biases.set(bias);
+  return { outs: all, ins, size, weights: memory.store(weights), bias: memory.store(biases) };
+}
+
+// Of `input`, the rows from `top` to before `bottom` and `columns` columns from `left` on; in `output` they begin in its
+// first column. Tile by tile, so that what all outputs of a tile read stays in the cache.
+function convolve(memory, { outs, ins, size, weights, bias }, output, input, mode,
+  { top = 0, bottom = input.height, left = 0, columns = input.width } = {}) {
+  const reach = (size - 1) / 2;
+  for (let row = top; row < bottom; row += TILE_ROWS) {
+    const rows = Math.min(TILE_ROWS, bottom - row);
+    for (let column = 0; column < columns; column += TILE_COLUMNS) {
+      const width = columns - column, wide = Math.min(TILE_COLUMNS, width);
+      const first = input.at(row - reach) + 4 * (left + column + 1 - reach);
+      for (let out = 0; out < outs; out += OUTS) {
+        memory.kernels.convolution(output.at(row, out) + 4 * column, first, weights + out * ins * size * size * 4,
+          bias + 4 * out, size, ins, output.channels, mode, rows, wide, width, input.length, output.length);
       }
     }
   }

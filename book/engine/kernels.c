@@ -168,13 +168,14 @@ void EXPORT(look_up_convolution)(float *out, const uint8_t *codes, const int32_t
 
 // ---------------------------------------------------------------------------------------------- convolution in float
 
-// OUTS outputs at 8 pixels; `in` is the pixel above and left of the first one, `weights` is ins × 9 × OUTS.
-static inline void multiply(v128_t sums[OUTS][2], const float *in, const float *weights, const float *bias, int32_t ins,
-                            int32_t length) {
+// OUTS outputs at 8 pixels; `in` is the first tap of the first one, `weights` is ins × size × size × OUTS.
+static inline __attribute__((always_inline)) void multiply(v128_t sums[OUTS][2], const float *in, const float *weights,
+                                                           const float *bias, int32_t size, int32_t ins,
+                                                           int32_t length) {
   for (int o = 0; o < OUTS; o++) sums[o][0] = sums[o][1] = wasm_f32x4_splat(bias[o]);
   for (int32_t i = 0; i < ins; i++, in += length)
-    for (int32_t row = 0; row < 3; row++)
-      for (int32_t column = 0; column < 3; column++, weights += OUTS) {
+    for (int32_t row = 0; row < size; row++)
+      for (int32_t column = 0; column < size; column++, weights += OUTS) {
         const float *pixel = in + row * ins * length + column;
         v128_t first = wasm_v128_load(pixel), second = wasm_v128_load(pixel + 4);
         for (int o = 0; o < OUTS; o++) {
@@ -185,52 +186,61 @@ static inline void multiply(v128_t sums[OUTS][2], const float *in, const float *
       }
 }
 
-HOT void multiply_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t mode,
-                      int32_t columns, int32_t width, int32_t length) {
+HOT void multiply_row(float *out, const float *in, const float *weights, const float *bias, int32_t size, int32_t ins,
+                      int32_t mode, int32_t columns, int32_t width, int32_t in_length, int32_t out_length) {
   for (int32_t x = 0; x < columns; x += 8) {
     v128_t sums[OUTS][2];
-    multiply(sums, in + x, weights, bias, ins, length);
+    if (size == 3) multiply(sums, in + x, weights, bias, 3, ins, in_length);
+    else multiply(sums, in + x, weights, bias, 5, ins, in_length);
     for (int o = 0; o < OUTS; o++)
-      for (int half = 0; half < 2; half++) finish(out + o * length + x + 1 + 4 * half, sums[o][half], mode);
+      for (int half = 0; half < 2; half++) finish(out + o * out_length + x + 1 + 4 * half, sums[o][half], mode);
   }
   if (columns == width)
-    for (int o = 0; o < OUTS; o++) clear_border(out + o * length, width);
+    for (int o = 0; o < OUTS; o++) clear_border(out + o * out_length, width);
 }
 
-// A block of OUTS outputs out of `outs`, in a tile of `rows` × `columns`, small enough for the cache. `in` points at
-// the row above the tile and the column before it, `out` at the block's first channel in the same column of the first
-// row. `width` is what lies right of the tile's left edge.
-void EXPORT(convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                         int32_t outs, int32_t mode, int32_t rows, int32_t columns, int32_t width, int32_t length) {
+// A block of OUTS outputs out of `outs`, in a tile of `rows` × `columns`, small enough for the cache, of a convolution
+// 3×3 or 5×5. `in` points at the first tap of the tile's first pixel, `out` at the block's first channel in the column
+// before the tile. `width` is what lies right of the tile's left edge.
+void EXPORT(convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t size,
+                         int32_t ins, int32_t outs, int32_t mode, int32_t rows, int32_t columns, int32_t width,
+                         int32_t in_length, int32_t out_length) {
   for (int32_t y = 0; y < rows; y++)
-    multiply_row(out + y * outs * length, in + y * ins * length, weights, bias, ins, mode, columns, width, length);
+    multiply_row(out + y * outs * out_length, in + y * ins * in_length, weights, bias, size, ins, mode, columns, width,
+                 in_length, out_length);
 }
 
-HOT void shuffle_row(float *out, const float *in, const float *weights, const float *bias, int32_t ins, int32_t outs,
-                     int32_t columns, int32_t width, int32_t length, int32_t wide) {
-  for (int32_t x = 0; x < columns; x += 8) {
-    v128_t sums[OUTS][2];
-    multiply(sums, in + x, weights, bias, ins, length);
-    for (int row = 0; row < 2; row++)
-      for (int half = 0; half < 2; half++) {
-        v128_t even = sums[2 * row][half], odd = sums[2 * row + 1][half];
-        float *to = out + row * outs * wide + 2 * x + 1 + 8 * half;
-        wasm_v128_store(to, wasm_i32x4_shuffle(even, odd, 0, 4, 1, 5));
-        wasm_v128_store(to + 4, wasm_i32x4_shuffle(even, odd, 2, 6, 3, 7));
+// A convolution that comes after a convolution 3×3 and a pixel shuffle by 2, with nothing in between, as one convolution
+// 5×5 before both. Each pixel becomes 2×2 by the shuffle; `phase` is one of the four, which has outputs of its own.
+// `next` is outs × size × size × channels, `stage` is (channel, phase) × 9 × channels, and to `weights`, which is
+// outs × 25 × channels, and `bias` is added. Where the stage's result is beyond the picture (`border` has bits for above,
+// below, left and right), `next` sees zeros there.
+void EXPORT(fold)(float *weights, float *bias, const float *next, const float *next_bias, const float *stage,
+                  const float *stage_bias, int32_t outs, int32_t size, int32_t channels, int32_t phase,
+                  int32_t border) {
+  for (int32_t out = 0; out < outs; out++, weights += 25 * channels, bias++) {
+    *bias += next_bias[out];
+    for (int32_t y = -size / 2; y <= size / 2; y++)
+      for (int32_t x = -size / 2; x <= size / 2; x++) {
+        // Where the tap lies before the shuffle, and which of its 2×2 pixels it is.
+        int32_t fine_y = phase / 2 + y, fine_x = phase % 2 + x, row = fine_y >> 1, column = fine_x >> 1;
+        int32_t beyond = (row < 0) | (row > 0) << 1 | (column < 0) << 2 | (column > 0) << 3;
+        for (int32_t channel = 0; channel < channels; channel++, next++) {
+          if (beyond & border) continue;
+          int32_t from = 4 * channel + 2 * (fine_y & 1) + (fine_x & 1);
+          float factor = *next;
+          *bias += factor * stage_bias[from];
+          for (int32_t tap = 0; tap < TAPS; tap++) {
+            float *to = weights + ((row + tap / 3 + 1) * 5 + column + tap % 3 + 1) * channels;
+            const float *added = stage + (from * TAPS + tap) * channels;
+            for (int32_t in = 0; in < channels; in += 4) {
+              v128_t product = wasm_f32x4_mul(wasm_v128_load(added + in), wasm_f32x4_splat(factor));
+              wasm_v128_store(to + in, wasm_f32x4_add(wasm_v128_load(to + in), product));
+            }
+          }
+        }
       }
   }
-  if (columns == width)
-    for (int row = 0; row < 2; row++) clear_border(out + row * outs * wide, 2 * width);
-}
-
-// The same with a pixel shuffle by 2: the four outputs are four neighboring pixels of one channel out of `outs`, in a
-// tensor twice as wide and high, whose rows take `wide` elements a channel.
-void EXPORT(shuffle_convolution)(float *out, const float *in, const float *weights, const float *bias, int32_t ins,
-                                 int32_t outs, int32_t rows, int32_t columns, int32_t width, int32_t length,
-                                 int32_t wide) {
-  for (int32_t y = 0; y < rows; y++)
-    shuffle_row(out + 2 * y * outs * wide, in + y * ins * length, weights, bias, ins, outs, columns, width, length,
-                wide);
 }
 
 // -------------------------------------------------------------------------------------------------- rounding to codes

@@ -25,14 +25,16 @@ class Memory {
   floats(address, count) { return new Float32Array(this.kernels.memory.buffer, address, count); }
 }
 
-// channels × height × width numbers with their border, `size` bytes each, all zero.
+// channels × height × width numbers with their border, `size` bytes each, all zero. One more row of zeros lies above and
+// below, and a few zeros at either end, for taps that are two pixels away.
 class Features {
   constructor(memory, channels, height, width, size = 4) {
     Object.assign(this, { memory, channels, height, width, size });
     this.length = lengthOf(width);
     this.bytes = (height + 2) * channels * this.length * size;
-    this.address = memory.reserve(this.bytes);
-    memory.bytes(this.address, this.bytes).fill(0);
+    const more = channels * this.length * size + 64, all = this.bytes + 2 * more, start = memory.reserve(all);
+    memory.bytes(start, all).fill(0);
+    this.address = start + more;
   }
 
   // Where a channel's row begins with its border; the picture's rows are 0…height − 1.

@@ -29,9 +29,7 @@ class Network {
       this.quantizers.set(path, new ActivationQuantizer(tensors, path, quantization, live.includes(path) && channels));
     }
     this.last = new Convolution(this.memory, tensors, `body.${blocks}`);
-    this.upsampler = scale === 4 ? ["tail.0.0", "tail.0.2"] : ["tail.0.0"];
-    this.upsampler = this.upsampler.map(path => new Convolution(this.memory, tensors, path));
-    this.tail = new Convolution(this.memory, tensors, "tail.1");
+    this.upsampler = new Upsampler(this.memory, tensors, scale);
     this.mark = this.memory.top;
     this.facts = {
       scale, blocks, channels, bits: this.bits, sha256,
@@ -61,13 +59,14 @@ class Network {
     const { width, height } = image;
     memory.top = this.mark;
     this.trace = { codes: {}, bounds: {}, betas: {} };
-    const units = this.blocks * 2 + 1 + (this.scale === 4 ? 20.75 : 4.2);
+    const enlarging = this.scale === 4 ? 2.6 : 0.7; // both as many convolutions as they cost
+    const units = this.blocks * 2 + 1 + enlarging;
     let done = 0;
     const progress = cost => onProgress((done += cost) / units);
 
     const map = () => new Features(memory, channels, height, width);
     const pixels = new Features(memory, 3, height, width);
-    const shallow = map(), x = map(), branch = map();
+    const shallow = map(), above = memory.top, x = map(), branch = map();
     const codes = this.quantization && new Features(memory, planesOf(channels, this.bits), height, width, 1);
     fillWithPixels(pixels, image);
     this.head.run(shallow, pixels, STORE);
@@ -105,8 +104,10 @@ class Network {
     this.trace.bodyMilliseconds = performance.now() - started;
     this.last.run(shallow, x, ADD);
     progress(1);
-    memory.top = x.address;
-    return this.enlarge(shallow, progress);
+    memory.top = above;
+    const result = this.upsampler.run(shallow);
+    progress(enlarging);
+    return result;
   }
 
   // Codes of `features` at one quantizer (none are written without `codes`); returns the grid.
@@ -149,34 +150,6 @@ class Network {
     memory.kernels.fake_quantize(output.address, features.address, this.storeGrid(grid), mode, features.channels,
       features.width, features.height, features.length);
     memory.top = mark;
-  }
-
-  // Features to pixels, a band of rows at a time: between them lie 64 numbers for each pixel of the result.
-  enlarge(features, progress) {
-    const { memory, channels, scale } = this;
-    const { width, height } = features;
-    const result = new Uint8ClampedArray(4 * width * height * scale ** 2);
-    const band = Math.min(height, Math.max(8, Math.ceil(4096 / width)));
-    const mark = memory.top;
-    for (let top = 0; top < height; top += band) {
-      memory.top = mark;
-      const bottom = Math.min(top + band, height);
-      // Rows that the next convolution reaches: one more on each side, unless the picture ends there.
-      let level = { map: features, first: 0, size: 1 };
-      this.upsampler.forEach(convolution => {
-        const { size } = level;
-        const first = Math.max(0, top * size - 1), last = Math.min(height * size, bottom * size + 1);
-        const map = new Features(memory, channels, 2 * (last - first), 2 * width * size);
-        convolution.run(map, level.map, STORE, { from: first - level.first, rows: last - first, shuffle: true });
-        level = { map, first: 2 * first, size: 2 * size };
-      });
-      const rows = (bottom - top) * scale;
-      const colors = new Features(memory, OUTS, rows, width * scale);
-      this.tail.run(colors, level.map, STORE, { from: top * scale - level.first, rows });
-      writePixels(result, colors, top * scale);
-      progress((bottom - top) / height * (scale === 4 ? 20.75 : 4.2));
-    }
-    return result;
   }
 
   // Codes and bounds of one quantizer for given features H×W×C.
@@ -239,20 +212,6 @@ function fillWithPixels(map, { data, width, height }) {
       for (let x = 0; x < width; x++) {
         row[color * map.length + x + 1] = data[4 * (y * width + x) + color] - DIV2K_MEAN[color];
       }
-    }
-  }
-}
-
-// Colors to opaque pixels of `result`, from `top` on; a clamped array rounds halves to even, as the package does.
-function writePixels(result, map, top) {
-  for (let y = 0; y < map.height; y++) {
-    const row = map.memory.floats(map.at(y), 3 * map.length);
-    for (let x = 0; x < map.width; x++) {
-      const pixel = 4 * ((top + y) * map.width + x);
-      for (let color = 0; color < 3; color++) {
-        result[pixel + color] = float(row[color * map.length + x + 1] + DIV2K_MEAN[color]);
-      }
-      result[pixel + 3] = 255;
     }
   }
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import uniform
 from ..networks import ActivationPoint
 from ..quantizers import METHODS, DualBound
-from ..quantizers.lsq import integer_limits
+from ..quantizers.lsq import initial_step, integer_limits
 from . import figures
 from .explorers import buttons, component, data_url, template
 
@@ -34,14 +34,14 @@ KEPT = 4000
 class Sample:
     """Numbers to quantize, float32, each method's (lower, upper, steps), and paths of trained bounds.
 
-    `bounds` goes from bits to method, the first of which is shown first; `paths` from bits to the (step, lower, upper)
-    of a training.
+    `bounds` goes from bits to method, the first of which is shown first; `paths` from bits and method to the
+    (step, lower, upper) of a training. The bits of both are the same; a sample without a training has no `paths`.
     """
 
     label: str
     values: np.ndarray
     bounds: Mapping[int, Mapping[str, Bounds]]
-    paths: Mapping[int, Path] = field(default_factory=dict)
+    paths: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)
 
 
 def sample(label: str, x: Tensor, bits: Sequence[int] = (2, 3, 4, 8), nonnegative: bool = False) -> Sample:
@@ -54,7 +54,15 @@ def sample(label: str, x: Tensor, bits: Sequence[int] = (2, 3, 4, 8), nonnegativ
     for each, path in paths.items():
         _, lower, upper = path[-1]
         bounds[each] = {**starting_bounds(x, each, nonnegative), "DDTB": (lower, upper, 2**each - 1)}
-    return Sample(label, some(x).numpy(), bounds, paths)
+    return Sample(label, some(x).numpy(), bounds, {each: {"DDTB": path} for each, path in paths.items()})
+
+
+def weight_sample(label: str, weight: Tensor, bits: Sequence[int] = (2, 3, 4, 8)) -> Sample:
+    """A sample of a convolution's weight: the methods' bounds for all of it, and a few thousand of its values.
+
+    DDTB takes two percentiles, again and again as the weights change; no bound is trained, so there is no path.
+    """
+    return Sample(label, some(weight).numpy(), {each: weight_bounds(weight, each) for each in bits})
 
 
 def starting_bounds(x: Tensor, bits: int, nonnegative: bool = False) -> dict[str, Bounds]:
@@ -80,6 +88,25 @@ def starting_bounds(x: Tensor, bits: int, nonnegative: bool = False) -> dict[str
     }
 
 
+def weight_bounds(weight: Tensor, bits: int) -> dict[str, Bounds]:
+    """(lower, upper, steps) between which the methods quantize a full-precision `weight` of any shape, by title.
+
+    PACT is not among them: it presses the weights through tanh first.
+    """
+    weight = weight.detach().float()
+    lowest, highest = integer_limits(bits, nonnegative=False)
+    percentiles = uniform.percentile(weight, 1).item(), uniform.percentile(weight, 99).item()
+    limit, step = weight.abs().max().item(), initial_step(weight, highest).item()
+    steps = 2**bits - 1
+    return {
+        "min–max": (min(weight.min().item(), 0), max(weight.max().item(), 0), steps),
+        "percentiles 1, 99": (*percentiles, steps),
+        "PAMS": (-limit, limit, steps - 1),
+        "LSQ": (lowest * step, highest * step, steps),
+        "DDTB": (*percentiles, steps),
+    }
+
+
 def descend(x: Tensor, bits: int, steps: int = 400, every: int = 4) -> list[tuple[int, float, float]]:
     """The path (step, lower, upper) of DDTB's bounds from the percentiles of `x` down the squared error.
 
@@ -101,28 +128,34 @@ def descend(x: Tensor, bits: int, steps: int = 400, every: int = 4) -> list[tupl
     return path
 
 
-def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str) -> HTML:
+def quantizer_lab(identifier: str, samples: Sequence[Sample], caption: str, error_map: bool = False) -> HTML:
     """A figure with a sample's histogram, on which two bounds are dragged; `identifier` is unique on its page.
 
-    Without scripts the first sample is drawn with its first method's bounds.
+    With `error_map` the error of all pairs of bounds, the lower one below zero and the upper one above, lies beside
+    it, to walk on. A button rests where a sample has no bounds of its method. Without scripts the first sample is
+    drawn with its first method's bounds.
     """
     first = samples[0]
     bits = list(first.bounds)
-    methods = list(first.bounds[bits[0]])
+    methods = dict.fromkeys(method for each in samples for method in each.bounds[bits[0]])
+    paths = dict.fromkeys(method for each in samples if each.paths for method in each.paths[bits[0]])
     options = "".join(f'<option value="{i}">{html.escape(each.label)}</option>' for i, each in enumerate(samples))
     select = f'<div class="bar"><select data-part="sample" aria-label="numbers to quantize">{options}</select></div>'
-    lower, upper, steps = first.bounds[bits[0]][methods[0]]
+    shown = next(iter(first.bounds[bits[0]]))
+    lower, upper, steps = first.bounds[bits[0]][shown]
+    choice = buttons("path", {each: each for each in paths}, next(iter(paths))) if len(paths) > 1 else ""
     body = template(
         "lab",
         picture=data_url(histogram_picture(first, lower, upper, steps), exact=True),
-        alternative=html.escape(f"{first.label}: histogram, {methods[0]}, bounds {lower:.3g} and {upper:.3g}"),
+        alternative=html.escape(f"{first.label}: histogram, {shown}, bounds {lower:.3g} and {upper:.3g}"),
         menu=select if len(samples) > 1 else "",
+        map='<div data-part="map"></div>' if error_map else "",
         bits=buttons("bits", {each: str(each) for each in bits}),
         methods=buttons("method", {each: each for each in methods}),
-        training=template("training") if all(each.paths for each in samples) else "",
+        training=template("training", paths=choice) if paths else "",
     )
-    data = [_for_page(each) for each in samples]
-    return component(("quantizer", "histogram", "lab"), identifier, body, caption, data)
+    parts = ("quantizer", "histogram", *(["error-map"] if error_map else []), "lab")
+    return component(parts, identifier, body, caption, [_for_page(each) for each in samples])
 
 
 def some(x: Tensor) -> Tensor:
@@ -152,7 +185,8 @@ def _for_page(sample: Sample) -> dict[str, object]:
         **histogram_data(sample),
         "bounds": {bits: dict(methods) for bits, methods in sample.bounds.items()},
         "paths": {
-            bits: [[step, *map(_short, bounds)] for step, *bounds in path] for bits, path in sample.paths.items()
+            bits: {method: [[step, *map(_short, bounds)] for step, *bounds in path] for method, path in trained.items()}
+            for bits, trained in sample.paths.items()
         },
     }
 

@@ -14,7 +14,7 @@ from test_components import CHECKS, HEAD, desk, drag, layout, show  # noqa: F401
 from torch import Tensor
 
 from ddtb_lite import uniform
-from ddtb_lite.book.lab import Sample, descend, quantizer_lab, sample, starting_bounds
+from ddtb_lite.book.lab import Sample, descend, quantizer_lab, sample, starting_bounds, weight_bounds, weight_sample
 from ddtb_lite.networks import ActivationPoint
 from ddtb_lite.quantizers import METHODS
 
@@ -73,6 +73,21 @@ def test_starting_bounds_are_those_of_the_methods(bits: int, nonnegative: bool) 
         assert torch.allclose(got, expected, rtol=1e-6, atol=1e-7), title
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_bounds_of_weights_are_those_of_the_methods(bits: int) -> None:
+    weight = activation(5).view(20, 10, 5, 3) / 30
+    names = {"min–max": "minmax", "percentiles 1, 99": "ddtb", "PAMS": "pams", "LSQ": "lsq", "DDTB": "ddtb"}
+    bounds = weight_bounds(weight, bits)
+    assert list(bounds) == list(names)
+    for title, (lower, upper, steps) in bounds.items():
+        quantizer = METHODS[names[title]].weight(bits).eval()
+        quantizer.initialize(weight)
+        with torch.no_grad():
+            expected = quantizer(weight)
+        got = uniform.fake_quantize_steps(weight, torch.tensor(lower), torch.tensor(upper), steps)
+        assert torch.allclose(got, expected, rtol=1e-6, atol=1e-7), title
+
+
 def test_descent_ends_with_less_error() -> None:
     x = activation()
     path = descend(x, 2, steps=120, every=4)
@@ -90,7 +105,7 @@ def test_a_sample_keeps_the_extremes() -> None:
     assert kept.values.dtype == np.float32 and kept.values.size == 4000
     assert (kept.values.min(), kept.values.max()) == (x.min().item(), x.max().item())
     assert np.isin(kept.values, x.numpy()).all()
-    _, *end = kept.paths[2][-1]
+    _, *end = kept.paths[2]["DDTB"][-1]
     assert kept.bounds[2]["DDTB"] == (*end, 3)
 
 
@@ -99,7 +114,7 @@ def two_samples() -> list[Sample]:
     relu = activation(1).clamp(min=0)
     made = []
     for label, x, nonnegative in (("both signs", activation(), False), ("behind a ReLU", relu, True)):
-        paths = {bits: descend(x, bits, steps=40) for bits in (2, 4)}
+        paths = {bits: {"DDTB": descend(x, bits, steps=40)} for bits in (2, 4)}
         made.append(Sample(label, x.flatten().numpy(), {b: starting_bounds(x, b, nonnegative) for b in (2, 4)}, paths))
     return made
 
@@ -173,7 +188,7 @@ def test_bounds_move_by_keys_and_never_cross(desk: Any) -> None:  # noqa: F811
 def test_training_is_replayed(desk: Any) -> None:  # noqa: F811
     (first, *_) = two_samples()
     page = desk(quantizer_lab("lab", [first], "One sample.").data)
-    path = first.paths[2]
+    path = first.paths[2]["DDTB"]
     page.focus("[data-part=walk]")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("[data-part=step]") == f"step {path[1][0]}"
@@ -188,6 +203,92 @@ def test_training_is_replayed(desk: Any) -> None:  # noqa: F811
     seen = page.evaluate("seen")  # a slow machine leaves out frames, but none comes twice or too early
     every = [f"step {step}" for step, _, _ in path]
     assert len(seen) > 2 and seen[-1] == every[-1] and seen == [step for step in every if step in seen]
+
+
+def test_weights_have_no_training_and_fewer_methods(show: Any) -> None:  # noqa: F811
+    samples = [*two_samples()[:1], weight_sample("weights", activation(2), (2, 4))]
+    page = show(quantizer_lab("lab", samples, "Two.").data)
+    before = layout(page)
+    page.select_option("select", "1")
+    assert page.is_disabled("[data-method='PACT']") and page.is_enabled("[data-method='LSQ']")
+    assert page.is_disabled("[data-part=play]") and page.is_disabled("[data-part=walk]")
+    page.click("[data-method='PAMS']")
+    assert told(page)["levels"].endswith("of 3")
+    page.select_option("select", "0")
+    assert page.is_enabled("[data-method='PACT']") and page.is_enabled("[data-part=play]")
+    assert layout(page) == before
+
+
+def mapped() -> Sample:
+    """A sample with two paths, one of them on a ray."""
+    x = activation(3)
+    ray = [(step, -2.0 - step / 50, 1.0 + step / 100) for step in range(0, 41, 4)]
+    paths = {bits: {"DDTB": descend(x, bits, steps=40), "LSQ": ray} for bits in (2, 4)}
+    return Sample("both", x.flatten().numpy(), {bits: starting_bounds(x, bits) for bits in (2, 4)}, paths)
+
+
+def shade(page: Any, lower: float, upper: float) -> int:
+    """The grey of the map at a pair of bounds."""
+    return page.evaluate(
+        """([x, y]) => {
+        const canvas = document.querySelector("[data-part=map] canvas"), { width, height } = canvas;
+        return canvas.getContext("2d").getImageData(Math.floor(x * width), Math.floor(y * height), 1, 1).data[0];
+    }""",
+        [1 - lower / domain(page)[0], 1 - upper / domain(page)[1]],
+    )
+
+
+def domain(page: Any) -> list[float]:
+    return [float(page.get_attribute(".bound.lower", f"aria-value{end}")) for end in ("min", "max")]
+
+
+def test_the_error_map_is_walked_on(show: Any) -> None:  # noqa: F811
+    page = show("<p>above</p>" + quantizer_lab("lab", [mapped()], "A map.", error_map=True).data)
+    before, ground = layout(page), page.query_selector("[data-part=map] .ground")
+    lowest, highest = domain(page)
+    for finger in {False, page.evaluate("navigator.maxTouchPoints > 0")}:
+        drag(page, ground, (0.9, 0.9), (0.5, 0.25), finger)
+        numbers = told(page)
+        assert float(numbers["lower"]) == pytest.approx(lowest / 2, rel=0.03)
+        assert float(numbers["upper"]) == pytest.approx(0.75 * highest, rel=0.03)
+        want = expected(mapped().values, *(float(numbers.pop(name)) for name in ("lower", "upper")), 3)
+        assert float(numbers["error"][:-1]) == pytest.approx(float(want["error"][:-1]), rel=0.05)
+        assert numbers["error"].replace("-", "−") in ground.get_attribute("aria-label")
+    ground.focus()
+    for key, name, way in (("ArrowLeft", "lower", -1), ("ArrowUp", "upper", 1), ("Shift+ArrowRight", "lower", 1)):
+        old = float(told(page)[name])
+        page.keyboard.press(key)
+        assert way * (float(told(page)[name]) - old) > 0
+    assert layout(page) == before
+
+
+def test_the_error_map_is_dark_where_the_error_is_small(desk: Any) -> None:  # noqa: F811
+    page = desk(quantizer_lab("lab", [mapped()], "A map.", error_map=True).data)
+    lowest, highest = domain(page)
+    x = torch.from_numpy(mapped().values)
+    for bits in (2, 4):
+        page.click(f"[data-bits='{bits}']")
+        points = [(lowest * a, highest * b) for a in (0.1, 0.3, 0.6, 0.9) for b in (0.1, 0.3, 0.6, 0.9)]
+        errors = [
+            (uniform.fake_quantize(x, torch.tensor(a), torch.tensor(b), bits) - x).square().mean().item()
+            for a, b in points
+        ]
+        shades = [shade(page, a, b) for a, b in points]
+        ranks = [np.argsort(np.argsort(each, kind="stable"), kind="stable") for each in (errors, shades)]
+        assert np.corrcoef(*ranks)[0, 1] > 0.9
+
+
+def test_one_of_several_trainings_is_replayed(desk: Any) -> None:  # noqa: F811
+    page = desk(quantizer_lab("lab", [mapped()], "A map.", error_map=True).data)
+    path = mapped().paths[2]
+    assert page.locator("[data-part=map] line.only").count() == 1  # what stays on a ray says so
+    for method in ("LSQ", "DDTB"):
+        page.click(f"[data-path='{method}']")
+        assert float(told(page)["upper"]) == pytest.approx(path[method][0][2], rel=0.006)
+        page.click("[data-part=play]")
+        assert float(told(page)["upper"]) == pytest.approx(path[method][-1][2], rel=0.006)
+        at_rest = page.locator("[data-part=map] li", has_text=method).inner_text()
+        assert at_rest == f"{method} rests at {told(page)['error']}"
 
 
 def test_without_scripts_there_is_a_picture(browser: Any, tmp_path: Path) -> None:

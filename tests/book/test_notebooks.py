@@ -218,3 +218,15 @@ def test_what_pages_share_is_imported(path: Path) -> None:
     code = "\n".join(text(cell["source"]) for cell in code_cells(read(path)))
     assert not re.search(r"inspect\.getsource|except FileNotFoundError:\n +\w+ = ddtb\.(build|quantize)", code)
     assert not re.search(r"^as_p\w+ = (?!published\()", code, re.MULTILINE)
+
+
+@each_notebook
+def test_stored_components_are_made_of_the_present_parts(path: Path) -> None:
+    """A component brings its styles and scripts along, so a page is executed again when they change."""
+    parts = [file.read_text(encoding="utf-8") for file in (BOOK / "engine" / "ui").glob("*.[cj]s*")]
+    for html in rendered(read(path)):
+        if html.startswith('<figure class="ddtb'):
+            style, script = html.split("<style>\n")[1].split("</style>\n<script>(() => {\n")
+            for part in parts:
+                style, script = style.replace(part, ""), script.replace(part, "")
+            assert not style and script.count("\n") == 1, "execute the page again"

@@ -113,9 +113,9 @@ def test_a_result_that_is_tagged_first_opens_its_page(built: Path) -> None:
 
 def test_the_engine_and_its_networks_are_in_the_book(built: Path) -> None:
     engine = built / "engine"
-    assert {"edsr_x4.js", "edsr_x4_ddtb_2bit.js", "edsr_x4_ddtb_3bit.js", "edsr_x4_ddtb_4bit.js"} <= {
-        path.name for path in (engine / "networks").iterdir()
-    }
+    offered = re.findall(r'"(edsr_x4\w*)"\]', (built / "beyond" / "your-images.html").read_text(encoding="utf-8"))
+    assert {"edsr_x4", "edsr_x4_ddtb_2bit", "edsr_x4_ddtb_2bit_convolutions"} <= set(offered)
+    assert set(offered) <= {path.stem for path in (engine / "networks").iterdir()}
     assert sum(path.stat().st_size for path in engine.rglob("*.js")) < 12_000_000
     for name in pages(built):
         text = (built / name).read_text(encoding="utf-8")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_browser import Tab, picture, unpacked, write_page
+from in_browser import Tab, book_engine, picture, unpacked, write_page
 from marionette import Firefox
 
 import ddtb_lite as ddtb
 from ddtb_lite.checkpoints import shipped
 
-NAMES = ("edsr_x4", "edsr_x4_ddtb_2bit", "edsr_x4_ddtb_3bit", "edsr_x4_ddtb_4bit")
+NAMES = book_engine.NETWORKS
 UPSCALE = """async (name, image) => {
     const result = await (await network(name)).upscale(picture(image));
     return pack(result.data);

@@ -1,5 +1,5 @@
-// The quantizer lab. `samples` are [{label, values, bounds: {bits: {method: [lower, upper, steps]}}, paths: {bits:
-// [[step, lower, upper], …]}}], values as base64 of float32; everything that shows a number is computed here.
+// The quantizer lab. `samples` are [{values, domain, bounds: {bits: {method: [lower, upper, steps]}}, paths: {bits: {method:
+// [[step, lower, upper], …]}}}], values as base64 of float32; everything that shows a number is computed here.
 function lab(root, samples) {
   const part = name => root.querySelector(`[data-part=${name}]`);
   for (const each of samples) each.values = new Float32Array(Uint8Array.from(atob(each.values), letter => letter.charCodeAt(0)).buffer);
@@ -7,12 +7,18 @@ function lab(root, samples) {
   let sample, lower, upper, steps, bits, frame = 0;
 
   const plot = histogram(part("plot"), (name, value) => {
-    const gap = (sample.domain[1] - sample.domain[0]) / 200;
-    stop();
-    if (name === "lower") lower = Math.min(value, upper - gap);
-    else upper = Math.max(value, lower + gap);
-    show({ steps: 2 ** bits - 1 });
+    if (name === "lower") move(Math.min(value, upper - gap()), upper);
+    else move(lower, Math.max(value, lower + gap()));
   });
+  const map = part("map") && errorMap(part("map"), (left, right) => move(left, Math.max(right, left + gap())));
+
+  const gap = () => (sample.domain[1] - sample.domain[0]) / 200;
+
+  function move(...to) {
+    stop();
+    [lower, upper] = to;
+    show({ steps: 2 ** bits - 1 });
+  }
 
   function show(changed = {}) {
     steps = changed.steps ?? steps;
@@ -23,6 +29,7 @@ function lab(root, samples) {
       lower: number(lower), upper: number(upper), levels: `${used} of ${steps + 1}`, error: percent(error), clipped: percent(clipped),
     };
     for (const [name, text] of Object.entries(told)) part(name).textContent = text;
+    map?.draw(lower, upper, told.error);
     for (const button of root.querySelectorAll("[data-method]")) button.setAttribute("aria-pressed", button.dataset.method === changed.method);
   }
 
@@ -40,9 +47,15 @@ function lab(root, samples) {
     plot.load(sample.values, sample.domain);
   }
 
+  // Where training took the bounds; which method's, if there are several, buttons say.
+  function path() {
+    const chosen = root.querySelector("[data-path][aria-pressed=true]")?.dataset.path, all = sample.paths[bits] ?? {};
+    return all[chosen] ?? Object.values(all)[0];
+  }
+
   // A trained pair of bounds walks its path again.
   function walk(position) {
-    const path = sample.paths[bits], [step, ...bounds] = path[Math.min(position, path.length - 1)];
+    const [step, ...bounds] = path()[Math.min(position, path().length - 1)];
     [lower, upper] = bounds;
     part("walk").value = position;
     part("walk").setAttribute("aria-valuetext", part("step").textContent = `step ${step}`);
@@ -57,7 +70,7 @@ function lab(root, samples) {
 
   function play() {
     if (frame) return stop();
-    const last = sample.paths[bits].length - 1, start = performance.now();
+    const last = path().length - 1, start = performance.now();
     if (still.matches) return walk(last);
     part("play").textContent = "stop";
     frame = requestAnimationFrame(function next(now) {
@@ -71,7 +84,10 @@ function lab(root, samples) {
   function setBits(to) {
     bits = to;
     for (const button of root.querySelectorAll("[data-bits]")) button.setAttribute("aria-pressed", Number(button.dataset.bits) === bits);
-    if (part("walk")) part("walk").max = sample.paths[bits].length - 1;
+    for (const button of root.querySelectorAll("[data-method]")) button.disabled = !(button.dataset.method in sample.bounds[bits]);
+    for (const element of root.querySelectorAll("[data-path], [data-part=play], [data-part=walk]")) element.disabled = !path();
+    if (path()) part("walk").max = path().length - 1;
+    map?.load(sample.values, sample.domain, 2 ** bits - 1, sample.paths[bits] ?? {});
   }
 
   part("sample")?.addEventListener("change", event => {
@@ -90,6 +106,14 @@ function lab(root, samples) {
     });
   }
   for (const button of root.querySelectorAll("[data-method]")) button.addEventListener("click", () => { stop(); place(button.dataset.method); });
+  for (const button of root.querySelectorAll("[data-path]")) {
+    button.addEventListener("click", () => {
+      stop();
+      for (const each of root.querySelectorAll("[data-path]")) each.setAttribute("aria-pressed", each === button);
+      part("walk").max = path().length - 1;
+      walk(0);
+    });
+  }
   part("play")?.addEventListener("click", play);
   part("walk")?.addEventListener("input", event => { stop(); walk(Number(event.target.value)); });
 
