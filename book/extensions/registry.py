@@ -25,7 +25,7 @@ def lines(sets: dict[str, dict[str, Any]]) -> Iterator[str]:
         for index, source in enumerate(each["sources"]):
             address = urlsplit(source["url"])
             shown = f"[{address.hostname}, {Path(address.path).name}]({source['url']})"
-            size = f"{source['size'] / 1e6:,.0f} MB" if source["size"] else ""
+            size = f"{source['size'] / 1e6:,.0f}\u00a0MB" if source["size"] else ""
             digest = f"`{source['sha256'][:12]}`" if source["sha256"] else ""
             yield f"| {'' if index else name} | {shown} | {size} | {digest} |"
 

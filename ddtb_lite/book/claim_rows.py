@@ -146,7 +146,7 @@ def _gap(gap: gaps.Gap) -> str:
     scatter = "" if gap.spread is None else f"\u00a0±\u00a0{gap.spread:.2f}"
     said = f"{gap.paper:.2f} printed, {gap.ours:.2f}{scatter} ours, tolerance {gap.tolerance:.2f}"
     teacher = f"teacher {gap.teacher_psnr:.2f}, {gap.teacher_preset} run"
-    return f"{verdict(gap.status)}<br><small>{said}<br>{teacher}</small>"
+    return f"{verdict(gap.status)}<small>{said}; {teacher}</small>"
 
 
 def _counted(row: table_s1.TableRow, column: str, cell: table_s1.Cell) -> ClaimRow:
