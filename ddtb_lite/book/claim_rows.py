@@ -22,13 +22,13 @@ TABLES = {
     "table_s2_fully_quantized": ("Table S2", "fully-quantized"),
 }
 SETS = ("Set5", "Set14", "BSD100", "Urban100")
-# What Table S1 counts: a word for links, the heading, and the digits of ours.
+# What Table S1 counts: a word for links, the heading, the unit that a number is shown in, and the digits of ours.
 QUANTITIES = {
-    "params_M": ("size", "size [million]", 3),
-    "hlfe_params_M": ("quantized-size", "quantized part [million]", 3),
-    "gate_params_pct_of_params": ("gate-size", "gates, of the size [%]", 2),
-    "bops_T": ("operations", "bit operations [T]", 1),
-    "gate_bops_pct": ("gate-operations", "gates, of these [%]", 8),
+    "params_M": ("size", "size [million]", 1, 3),
+    "hlfe_params_M": ("quantized-size", "quantized part [million]", 1, 3),
+    "gate_params_pct_of_params": ("gate-size", "gates, of the size [%]", 1, 2),
+    "bops_T": ("operations", "bit operations [T]", 1, 1),
+    "gate_bops_pct": ("gate-operations", "gates, of these [10⁻⁶\u00a0%]", 1e-6, 2),
 }
 COLUMNS = {
     "network": "",
@@ -49,8 +49,9 @@ FILTERS = ("network", "bits", "method", "status", "gap")
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A claim in words. `anchor` is its place on the page, `tolerance` reproduced and approximate within, `gap` HTML.
+    """A claim in words.
 
+    `anchor` is its place on the page. `tolerance` (what counts as reproduced and as approximate) and `gap` are HTML.
     `gap_status` is the verdict on the gap, "" for none; `hours` are H100-hours of what was not run, "" otherwise.
     """
 
@@ -113,7 +114,10 @@ def ledger_table(rows: Sequence[ClaimRow]) -> HTML:
         body += f"<tr{_attributes(row)}>{cells}</tr>"
     filters = "".join(_menu(name, [_keys(row)[name] for row in rows]) for name in FILTERS)
     inside = template("ledger", filters=filters, heads=heads, rows=body)
-    caption = "Every claim, one a row. Tolerance: reproduced within the first, approximate within the second."
+    caption = (
+        "Every claim, one a row. Tolerance: reproduced within the first, approximate within the second; one unit is "
+        "one of the last printed digit."
+    )
     return component(("ledger",), "ledger", inside, caption, None)
 
 
@@ -130,11 +134,12 @@ def _score(claim: Claim) -> ClaimRow:
         f"{claim.model} ×{claim.scale}",
         claim.bits,
         claim.method,
-        f"{claim.dataset} [dB]",
+        f"{claim.dataset}\u00a0[dB]",
         f"{claim.paper:.2f}",
         "" if ours is None else f"{ours:.2f}",
         "" if ours is None else f"{round(ours - claim.paper, 2) + 0:+.2f}",
-        f"{claims.REPRODUCED_WITHIN:g}, {claims.APPROXIMATE_WITHIN:g}",
+        f"{claims.REPRODUCED_WITHIN:g}, {claims.APPROXIMATE_WITHIN:g}"
+        + (f"<small>gap {claim.gap.tolerance:.2f}</small>" if claim.gap else ""),
         claim.status,
         _gap(claim.gap) if claim.gap else "",
         claim.gap.status if claim.gap else "",
@@ -144,17 +149,16 @@ def _score(claim: Claim) -> ClaimRow:
 
 def _gap(gap: gaps.Gap) -> str:
     scatter = "" if gap.spread is None else f"\u00a0±\u00a0{gap.spread:.2f}"
-    said = f"{gap.paper:.2f} printed, {gap.ours:.2f}{scatter} ours, tolerance {gap.tolerance:.2f}"
+    said = f"{gap.paper:.2f} printed, {gap.ours:.2f}{scatter} ours"
     teacher = f"teacher {gap.teacher_psnr:.2f}, {gap.teacher_preset} run"
-    return f"{verdict(gap.status)}<small>{said}; {teacher}</small>"
+    return f"{verdict(gap.status)}<small>{said}<br>{teacher}</small>"
 
 
 def _counted(row: table_s1.TableRow, column: str, cell: table_s1.Cell) -> ClaimRow:
-    word, heading, digits = QUANTITIES[column]
+    word, heading, unit, digits = QUANTITIES[column]
     model = row.model.removesuffix("_DDTB")
     assert cell.status is not None and cell.printed is not None and cell.difference is not None
     method = "FP" if row.bits == FULL_BITS else "DDTB"
-    near = table_s1.APPROXIMATE_WITHIN * cell.printed
     return ClaimRow(
         anchor(model, 4, row.bits, method, word),
         "table_s1_complexity",
@@ -162,10 +166,10 @@ def _counted(row: table_s1.TableRow, column: str, cell: table_s1.Cell) -> ClaimR
         row.bits,
         method,
         heading,
-        cell.text,
-        f"{cell.ours:.{digits}f}",
-        f"{round(cell.difference, digits) + 0:+.{digits}f}",
-        f"{cell.unit:.{cell.decimals}f}, {near:.2g}",
+        cell.text if unit == 1 else f"{cell.printed / unit:g}",
+        f"{cell.ours / unit:.{digits}f}",
+        f"{round(cell.difference / unit, digits) + 0:+.{digits}f}",
+        f"1 unit, {100 * table_s1.APPROXIMATE_WITHIN:g}\u00a0%",
         cell.status,
     )
 
@@ -191,10 +195,11 @@ def _cells(row: ClaimRow) -> Iterator[str]:
     here = f'<a href="#{row.anchor}" tabindex="-1" aria-label="this row">#</a>'
     yield f"{here} {html.escape(row.network)}"
     yield str(row.bits)
-    yield from map(html.escape, (row.method, row.what, row.paper, row.ours, row.difference, row.tolerance))
+    yield from map(html.escape, (row.method, row.what, row.paper, row.ours, row.difference))
+    yield row.tolerance
     yield verdict(row.status)
     yield row.gap
-    yield f'<a href="../tables/{page}.html">{name}</a>'
+    yield f'<a href="../tables/{page}.html">{name.removeprefix("Table ").removesuffix(" table")}</a>'
     yield row.hours
 
 

@@ -8,8 +8,6 @@ import http.server
 import io
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -20,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import yaml
-from conftest import PATIENCE
+from conftest import PATIENCE, pages
 from PIL import Image
 
 import ddtb_lite as ddtb
@@ -30,30 +28,6 @@ BOOK = ROOT / "book"
 CHECKS = Path(__file__).with_name("page_checks.js")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the HTML pages, built anew from the stored outputs, warnings being errors."""
-    folder = tmp_path_factory.mktemp("book")
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(BOOK)]
-    command += ["--path-output", str(folder), "-W", "-n", "--keep-going"]
-    environment = {**os.environ, "NO_COLOR": "1"}
-    build = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    report = build.stdout + build.stderr
-    warnings = [line for line in report.splitlines() if re.search(r"\b(?:WARNING|ERROR|CRITICAL)\b", line)]
-    assert not warnings, "\n".join(warnings)
-    assert build.returncode == 0, report[-3000:]
-    return folder / "_build" / "html"
-
-
-def pages(built: Path) -> list[str]:
-    """Every page, by its path below the built folder; index.html only leads to the first one."""
-    return sorted(
-        str(path.relative_to(built))
-        for path in built.rglob("*.html")
-        if "_static" not in path.parts and path != built / "index.html"
-    )
 
 
 def toc_files(entry: Any) -> Iterator[str]:
