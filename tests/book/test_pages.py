@@ -195,11 +195,32 @@ def test_explorers_show_a_picture_without_scripts(built: Path, browser: Any) -> 
     context.close()
 
 
-def test_search_finds_a_term(address: str, browser: Any) -> None:
-    with Visit(browser, address) as visit:
+@pytest.mark.parametrize("place", ["server", "folder"])
+def test_search_finds_a_term_and_quotes_it(built: Path, address: str, browser: Any, place: str) -> None:
+    with Visit(browser, address if place == "server" else built.as_uri() + "/") as visit:
         page = visit.open("search.html?q=quantizer")
         page.wait_for_selector("#search-results li a")
+        page.wait_for_selector("#search-results p.context")
+        assert "quantizer" in page.inner_text("#search-results p.context").lower()
         assert not visit.problems, "\n".join(visit.problems)
+
+
+def test_punctuation_stays_with_its_formula_and_formulas_stack(built: Path, browser: Any) -> None:
+    """On a phone no line begins with the comma after a formula, and none of those side by side is cut."""
+    with Visit(browser, built.as_uri() + "/") as visit:
+        visit.page.set_viewport_size(PHONE)
+        for name in ("foundations/quantization.html", "peers/methods.html", "reference/method.html"):
+            page = visit.open(name)
+            loose = page.evaluate(
+                """() => [...document.querySelectorAll("span.math")].filter(each => !each.closest(".whole"))
+                  .map(each => each.nextSibling).filter(text => text?.nodeType === 3 && /^[,.;:!?)]/.test(text.data))
+                  .map(text => text.data.slice(0, 20))"""
+            )
+            cut = page.evaluate(
+                """() => [...document.querySelectorAll("div.formulas > .math")]
+                  .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.textContent)"""
+            )
+            assert not loose and not cut, name
 
 
 def test_the_printed_address_leads_to_the_first_page(built: Path, browser: Any) -> None:
