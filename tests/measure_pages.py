@@ -1,4 +1,4 @@
-"""Measure the built pages: height, share of code, pixels to the first figure or control, words, visible check lines.
+"""Measure the built pages: height, share of code, pixels to the first figure or control, words, check lines, and more.
 
     python tests/measure_pages.py _build/html [--json FILE]
 
@@ -31,32 +31,34 @@ MEASURE = """
     .map(element => element.getBoundingClientRect().top - top);
   const checks = [...article.querySelectorAll('.cell_output pre')].filter(shown)
     .reduce((sum, element) => sum + (element.innerText.match(/^✓/gm) || []).length, 0);
-  const widest = Math.max(0, ...[...article.querySelectorAll('pre')].filter(shown)
-    .flatMap(element => element.textContent.split('\\n').map(line => line.length)));
+  const listings = [...article.querySelectorAll('pre')].filter(shown).map(element => element.textContent.split('\\n'));
+  const widest = Math.max(0, ...listings.flat().map(line => line.length));
+  // A listing whose every line is indented was cut out of something and not dedented.
+  const indented = [...article.querySelectorAll('.cell_input pre, div.highlight-python pre')].filter(shown)
+    .map(element => element.textContent.split('\\n').filter(line => line.trim()))
+    .filter(lines => lines.length && lines.every(line => /^\\s/.test(line))).length;
+  const silent = [...article.querySelectorAll('img')].filter(shown).filter(element =>
+    !element.alt.trim() && !element.closest('figure')?.querySelector('figcaption')?.innerText.trim()).length;
   const figure = figures.length ? Math.round(Math.min(...figures)) : null;
   return {height: Math.round(height), code: +(code / height).toFixed(3), figure,
-          words: article.innerText.split(/\\s+/).length, checks, widest};
+          words: article.innerText.split(/\\s+/).length, checks, widest,
+          indented, silent};
 }
 """
 
 
-def measure(folder: Path) -> dict[str, dict[str, Any]]:
+def measure(folder: Path, browser: Any) -> dict[str, dict[str, Any]]:
     """What each page of a built book measures at desktop width, by its path."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     found = {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES.split())
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
-        for path in sorted(folder.rglob("*.html")):
-            name = str(path.relative_to(folder))
-            if "_static" in path.parts or "_modules" in path.parts or "/" not in name:
-                continue
-            page.goto(path.as_uri(), wait_until="load")
-            page.evaluate("globalThis.MathJax?.startup?.promise.then(() => null)")
-            found[name] = page.evaluate(MEASURE)
-        browser.close()
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
+    for path in sorted(folder.rglob("*.html")):
+        name = str(path.relative_to(folder))
+        if "_static" in path.parts or "_modules" in path.parts or "/" not in name:
+            continue
+        page.goto(path.as_uri(), wait_until="load")
+        page.evaluate("globalThis.MathJax?.startup?.promise.then(() => null)")
+        found[name] = page.evaluate(MEASURE)
+    page.close()
     return found
 
 
@@ -66,7 +68,13 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--json", type=Path)
     given = options.parse_args()
-    found = measure(given.folder.resolve())
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES.split())
+        found = measure(given.folder.resolve(), browser)
+        browser.close()
     print(f"{'page':42s} {'height':>7s} {'code':>6s} {'figure':>7s} {'words':>6s} {'checks':>6s} {'widest':>6s}")
     for name, row in found.items():
         figure = "" if row["figure"] is None else str(row["figure"])

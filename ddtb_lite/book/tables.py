@@ -127,13 +127,13 @@ def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) 
     rows = []
     for run in runs:
         short, full = (run.hours(preset, measured.values()) for preset in ("short", "paper"))
-        prices = ["" if short is None else f"{60 * short:.0f}", "" if full is None else f"{60 * full:.1f}"]
+        prices = ["" if short is None else f"{60 * short:.0f}", "" if full is None else f"{full:.2f}"]
         rows.append([html.escape(run.name), verdict("not run"), *prices])
     columns = {
         "run": "",
         "verdict": "",
         "short run [minutes, at our speed]": "number",
-        "paper's [H100-minutes, at least]": "number",
+        "paper's [H100-hours, at least]": "number",
     }
     named = {run.name: run.command("short") for run in runs}
     return HTML(table(columns, rows).data + commands(named).data)

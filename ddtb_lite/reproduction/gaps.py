@@ -38,10 +38,15 @@ class Gap:
     data: tuple[str, ...]
 
     @property
+    def tolerance(self) -> float:
+        """How far from the printed gap ours may lie and still be the same, dB."""
+        return max(AS_PRINTED_WITHIN, self.spread or 0.0)
+
+    @property
     def status(self) -> str:
         """One of "gap as printed", "smaller gap" and "larger gap"."""
         difference = round(self.ours - self.paper, 6)
-        if abs(difference) <= max(AS_PRINTED_WITHIN, self.spread or 0.0):
+        if abs(difference) <= self.tolerance:
             return "gap as printed"
         return "smaller gap" if difference < 0 else "larger gap"
 

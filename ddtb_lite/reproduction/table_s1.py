@@ -38,6 +38,16 @@ class Cell:
         return None if self.printed is None else self.ours - self.printed
 
     @property
+    def decimals(self) -> int:
+        """How many digits the paper prints after the point."""
+        return len(self.text.partition(".")[2])
+
+    @property
+    def unit(self) -> float:
+        """One unit of the last printed digit."""
+        return 10.0**-self.decimals
+
+    @property
     def status(self) -> str | None:
         """ "reproduced", "approximate" or "contradicted"; None where the paper prints nothing.
 
@@ -47,8 +57,7 @@ class Cell:
         if self.printed is None:
             return None
         difference = abs(self.ours - self.printed)
-        decimals = len(self.text.partition(".")[2])
-        if difference < 10.0**-decimals and not self.fitted:
+        if difference < self.unit and not self.fitted:
             return "reproduced"
         near = difference <= APPROXIMATE_WITHIN * self.printed
         return "approximate" if self.fitted or near else "contradicted"

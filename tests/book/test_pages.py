@@ -8,8 +8,6 @@ import http.server
 import io
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -20,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 import yaml
-from conftest import PATIENCE
+from conftest import PATIENCE, pages
 from PIL import Image
 
 import ddtb_lite as ddtb
@@ -30,30 +28,6 @@ BOOK = ROOT / "book"
 CHECKS = Path(__file__).with_name("page_checks.js")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the HTML pages, built anew from the stored outputs, warnings being errors."""
-    folder = tmp_path_factory.mktemp("book")
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(BOOK)]
-    command += ["--path-output", str(folder), "-W", "-n", "--keep-going"]
-    environment = {**os.environ, "NO_COLOR": "1"}
-    build = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    report = build.stdout + build.stderr
-    warnings = [line for line in report.splitlines() if re.search(r"\b(?:WARNING|ERROR|CRITICAL)\b", line)]
-    assert not warnings, "\n".join(warnings)
-    assert build.returncode == 0, report[-3000:]
-    return folder / "_build" / "html"
-
-
-def pages(built: Path) -> list[str]:
-    """Every page, by its path below the built folder; index.html only leads to the first one."""
-    return sorted(
-        str(path.relative_to(built))
-        for path in built.rglob("*.html")
-        if "_static" not in path.parts and path != built / "index.html"
-    )
 
 
 def toc_files(entry: Any) -> Iterator[str]:
@@ -221,11 +195,32 @@ def test_explorers_show_a_picture_without_scripts(built: Path, browser: Any) -> 
     context.close()
 
 
-def test_search_finds_a_term(address: str, browser: Any) -> None:
-    with Visit(browser, address) as visit:
+@pytest.mark.parametrize("place", ["server", "folder"])
+def test_search_finds_a_term_and_quotes_it(built: Path, address: str, browser: Any, place: str) -> None:
+    with Visit(browser, address if place == "server" else built.as_uri() + "/") as visit:
         page = visit.open("search.html?q=quantizer")
         page.wait_for_selector("#search-results li a")
+        page.wait_for_selector("#search-results p.context")
+        assert "quantizer" in page.inner_text("#search-results p.context").lower()
         assert not visit.problems, "\n".join(visit.problems)
+
+
+def test_punctuation_stays_with_its_formula_and_formulas_stack(built: Path, browser: Any) -> None:
+    """On a phone no line begins with the comma after a formula, and none of those side by side is cut."""
+    with Visit(browser, built.as_uri() + "/") as visit:
+        visit.page.set_viewport_size(PHONE)
+        for name in ("foundations/quantization.html", "peers/methods.html", "reference/method.html"):
+            page = visit.open(name)
+            loose = page.evaluate(
+                """() => [...document.querySelectorAll("span.math")].filter(each => !each.closest(".whole"))
+                  .map(each => each.nextSibling).filter(text => text?.nodeType === 3 && /^[,.;:!?)]/.test(text.data))
+                  .map(text => text.data.slice(0, 20))"""
+            )
+            cut = page.evaluate(
+                """() => [...document.querySelectorAll("div.formulas > .math")]
+                  .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.textContent)"""
+            )
+            assert not loose and not cut, name
 
 
 def test_the_printed_address_leads_to_the_first_page(built: Path, browser: Any) -> None:

@@ -1,0 +1,46 @@
+"""Numbers in pages that no notebook computes, against the result files that they were read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddtb_lite.reproduction import results
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+SHORT = {
+    name: run
+    for name, run in results.all_results().items()
+    if run["config"].get("recipe", {}).get("preset_name") == "short"
+}
+
+
+def page(name: str) -> str:
+    return (BOOK / name).read_text(encoding="utf-8")
+
+
+def test_the_introduction_says_how_long_short_runs_took() -> None:
+    students = [run["seconds"] / 60 for run in SHORT.values() if run["config"]["quantization"]]
+    teachers = {name: run["seconds"] / 60 for name, run in SHORT.items() if not run["config"]["quantization"]}
+    assert 9.5 < min(students) and max(students) < 35.5
+    assert "ten to thirty-five minutes" in page("start/introduction.md")
+    assert min(teachers, key=teachers.__getitem__) == "edsr_x2" and max(teachers, key=teachers.get) == "srresnet_x4"
+    said = f"from {min(teachers.values()):.0f} minutes (EDSR ×2) to {max(teachers.values()):.0f} (SRResNet ×4)"
+    assert said in page("start/introduction.md")
+
+
+def test_limits_say_how_little_a_short_srresnet_learns() -> None:
+    run = SHORT["srresnet_x4"]
+    scores = {row["step"]: row["psnr"] for row in run["curve"] if "psnr" in row}
+    assert run["config"]["recipe"]["steps"] == 5000
+    rise = scores[run["config"]["best_step"]] - scores[2000]
+    said = f"reaches {run['scores']['Set5']['psnr']:.2f} dB on Set5 at ×4"
+    assert said in page("beyond/limits.md")
+    assert f"the last 3,000 raise it by {rise:.2f} dB" in page("beyond/limits.md")
+
+
+def test_odm_has_one_year_everywhere() -> None:
+    """It was on arXiv in 2023 and at ECCV in 2024, and is cited by the latter."""
+    assert "year      = {2024}" in page("references.bib").partition("{odm,")[2].partition("\n}")[0]
+    for path in [*BOOK.rglob("*.md"), *(BOOK.parent / "data" / "paper").iterdir()]:
+        text = path.read_text(encoding="utf-8")
+        assert "Hong et al. 2023" not in text and "Hong et al., 2023" not in text, path
