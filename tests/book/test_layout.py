@@ -20,25 +20,22 @@ SLACK = {"widest": 0, "code": 0.01, "figure": 40, "indented": 0, "silent": 0}
 REFERENCE = ("reference/", "beyond/limits")
 
 STILL: dict[str, dict[str, float]] = {
-    "beyond/official-code": {"widest": 118, "figure": 2466},
+    "beyond/official-code": {"widest": 111, "figure": 2466},
     "beyond/reproduce": {"figure": 845},
-    "beyond/what-two-bits-buy": {"widest": 90, "code": 0.373, "figure": 4218},
-    "beyond/your-data": {"widest": 357, "code": 0.329},
-    "beyond/your-images": {"widest": 128, "code": 0.281},
-    "foundations/activations": {"widest": 98},
-    "foundations/measuring": {"widest": 106, "code": 0.287},
+    "beyond/what-two-bits-buy": {"code": 0.282},
+    "beyond/your-data": {"widest": 357},
+    "beyond/your-images": {"widest": 128},
+    "foundations/measuring": {"widest": 95, "code": 0.254},
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
-    "method/dual_bounds": {"widest": 115},
+    "method/dual_bounds": {"widest": 109},
     "method/gate": {"widest": 113},
-    "method/initializer": {"widest": 113, "code": 0.357},
+    "method/initializer": {"widest": 106, "code": 0.289},
     "method/points": {"widest": 109},
-    "method/training": {"widest": 177, "code": 0.344},
-    "peers/fully-quantized": {"widest": 100, "code": 0.316},
-    "peers/lsq-and-reactnet": {"widest": 127, "code": 0.355},
+    "method/training": {"widest": 113, "code": 0.26},
+    "peers/lsq-and-reactnet": {"widest": 93, "code": 0.263},
     "peers/methods": {"widest": 110},
     "reference/how-to-cite": {"code": 0.468},
-    "start/quickstart": {"widest": 114},
 }
 
 
