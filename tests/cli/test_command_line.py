@@ -151,7 +151,7 @@ def test_options_that_others_rely_on() -> None:
         ["train", "--out", "x", "--model", "vgg"],
         ["train", "--out", "x", "--scale", "5"],
         ["train", "--out", "x", "--bits", "two"],
-        ["train", "--out", "x", "--preset", "long"],
+        ["train", "--out", "x", "--preset", "eternal"],
         ["complexity", "--method", "unknown"],
         ["compare", "--methods", "unknown"],
         ["upscale", "a.safetensors"],
