@@ -81,7 +81,7 @@ def test_every_link_leads_somewhere(built: Path) -> None:
 
 def test_a_result_that_is_tagged_first_opens_its_page(built: Path) -> None:
     text = (built / "beyond/official-code.html").read_text(encoding="utf-8")
-    strip, table, heading = (text.index(part) for part in ("page-strip", "tag_first", "1. Where the bounds start"))
+    strip, table, heading = (text.index(part) for part in ("page-strip", "tag_first", "<h3>1. Where the bounds start"))
     assert strip < table < heading and text.count("tag_first") == 1
 
 

@@ -143,7 +143,7 @@ def test_every_command_is_understood_and_says_what_the_experiment_is(preset: str
         options = parser().parse_args(each.arguments(preset, folder="some/where"))
         assert (options.model, options.scale, options.bits) == (each.model, each.scale, each.bits)
         assert getattr(options, "method", None) == each.method and getattr(options, "fully", False) == each.fully
-        assert options.seed == each.seed and options.preset == preset
+        assert options.seed == each.seed and options.preset == each.preset(preset)
         assert options.out == f"some/where/{each.name}"
         for needed, given in ((each.teacher, options.teacher), (each.start, options.start_from)):
             assert given == (needed and f"some/where/{needed}/{needed}.safetensors")
