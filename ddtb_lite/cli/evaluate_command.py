@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> None:
     carried = file is not None and file.resolve().parent == resources.data("checkpoints").resolve()
     if options.publish and not carried:
         raise ValueError(f"{options.network} is no network that the package ships: leave out --publish.")
+    if options.publish and (options.integer or options.protocol != "y" or options.border is not None):
+        raise ValueError("Published scores follow the paper's protocol: leave out --integer, --protocol and --border.")
     started = time.perf_counter()
     scores = {
         name: evaluation.evaluate(

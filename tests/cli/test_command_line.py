@@ -165,6 +165,21 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage:" in errors and errors.splitlines()[-1].startswith("python -m ddtb_lite") and "error:" in errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["bicubic", "--scale", "4"], "leave out --publish"),
+        (["edsr_x4_ddtb_2bit", "--integer"], "leave out --integer"),
+        (["edsr_x4_ddtb_2bit", "--protocol", "rgb"], "--protocol"),
+        (["edsr_x4_ddtb_2bit", "--border", "0"], "--border"),
+    ],
+)
+def test_only_scores_of_the_protocol_are_published(
+    arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remedy in failed(["evaluate", *arguments, "--publish"], capsys)
+
+
 # ------------------------------------------------------------------------------------------- end to end
 
 
