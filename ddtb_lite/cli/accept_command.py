@@ -1,4 +1,4 @@
-"""The command that examines a bundle of results and files what holds."""
+"""Score the networks of a bundle again, check what it says, and file what holds in data/accepted."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import argparse
 from pathlib import Path
 
 from ..reproduction import acceptance, bundle
-from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Score the networks of a bundle again, check what it says, and file what holds in data/accepted."
-    each = arguments.command(choices, "accept", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("bundle", type=Path, metavar="BUNDLE", help="the zip that `reproduce` wrote")
     each.add_argument("--check", action="store_true", help="examine only, file nothing")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,6 @@ from ..networks.base import VARIANTS
 from ..networks.onnx_network import OnnxNetwork
 from ..quantizers import METHODS
 from ..training.recipe import PRESETS
-
-Command = Callable[[argparse.Namespace], None]
-Choices = argparse._SubParsersAction  # what each command adds itself to
 
 # What every command takes for a network.
 CHECKPOINT = 'a checkpoint file, or the name of a network that comes with the package, such as "edsr_x4_ddtb_2bit"'
@@ -35,13 +32,6 @@ class Collect(argparse.Action):
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         before = getattr(namespace, self.dest)
         setattr(namespace, self.dest, values if before is self.default else [*before, *values])
-
-
-def command(choices: Choices, name: str, about: str, run: Command) -> argparse.ArgumentParser:
-    """A new command's options, still to be filled; `run` is called with those that were given."""
-    each = choices.add_parser(name, help=about, description=about)
-    each.set_defaults(run=run)
-    return each
 
 
 def which_network(each: argparse.ArgumentParser) -> None:

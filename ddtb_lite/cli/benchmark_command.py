@@ -1,4 +1,4 @@
-"""The command that measures speed and memory, each as a ratio to a peer in the same process."""
+"""Speed and memory, each as a ratio to a peer in the same process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from ..reproduction.inference_ratios import measure
 from ..reproduction.ratios import benchmark
 from ..reproduction.throughput import paper_steps
 from ..support.files import atomic_write, check_folder
-from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Speed and memory, each as a ratio to a peer in the same process."
-    each = arguments.command(choices, "benchmark", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     each.add_argument("--inference", action="store_true", help="what integers and standard files buy, on this CPU")
     each.add_argument("--json", action="store_true", help="print one JSON object")

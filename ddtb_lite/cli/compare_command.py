@@ -1,4 +1,4 @@
-"""The command that trains several methods with one recipe and prints one table."""
+"""Train and score several methods with one recipe, and print one table."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from ..reproduction import comparison
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Train and score several methods with one recipe, and print one table."
-    each = arguments.command(choices, "compare", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     arguments.which_network(each)
     each.add_argument("--bits", type=int, default=2, help="bit-width of weights and activations; by default 2")
     each.add_argument(

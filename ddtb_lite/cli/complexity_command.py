@@ -1,4 +1,4 @@
-"""The command that counts parameters and bit operations."""
+"""Parameters and bit operations, as Table S1 counts them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from ..cost import complexity
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    each = arguments.command(choices, "complexity", "Parameters and bit operations, as Table S1 counts them.", run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument(
         "network", nargs="?", metavar="NETWORK", help=f"{arguments.CHECKPOINT}; instead of the options below"
     )

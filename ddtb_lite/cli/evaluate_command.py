@@ -1,4 +1,4 @@
-"""The command that scores a network, or bicubic upscaling, on data sets."""
+"""PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from ..support.files import check_folder
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "PSNR and SSIM of a checkpoint, or of bicubic upscaling, on data sets."
-    each = arguments.command(choices, "evaluate", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("network", metavar="NETWORK", help=f'{arguments.NETWORK_FILE}; or "bicubic"')
     each.add_argument(
         "--data",

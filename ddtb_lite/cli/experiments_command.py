@@ -1,4 +1,4 @@
-"""The command that lists every run of the reproduction: done, under way, missing, and what it costs."""
+"""Every run of the reproduction: done, under way, missing, and what it costs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from ..training.recipe import PRESETS
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Every run of the reproduction: done, under way, missing, and what it costs."
-    each = arguments.command(choices, "experiments", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("--preset", default="short", choices=PRESETS, help="length of training")
     each.add_argument("--folder", default="runs", help="where the run folders lie")
     each.add_argument("--own", action="store_true", help="count this folder's results only, not data/results")

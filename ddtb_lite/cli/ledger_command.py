@@ -1,4 +1,4 @@
-"""The command that prints the claims ledger: each score that the paper prints, ours, and a verdict."""
+"""Each score that the paper prints, ours, and a verdict."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections import Counter
 
 from ..reproduction import estimates, progress, results
 from ..reproduction.claims import ledger, summary
-from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    each = arguments.command(choices, "ledger", "Each score that the paper prints, ours, and a verdict.", run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("--folder", default="runs", help="where the run folders lie")
     each.add_argument("--own", action="store_true", help="count this folder's results only, not data/results")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from .. import datasets
+from .. import checkpoints, datasets, deploy
 from ..support import distributed
 from . import (
     accept_command,
@@ -15,7 +18,6 @@ from . import (
     complexity_command,
     evaluate_command,
     experiments_command,
-    export_command,
     ledger_command,
     reproduce_command,
     train_command,
@@ -26,7 +28,6 @@ COMMANDS = (
     train_command,
     evaluate_command,
     upscale_command,
-    export_command,
     complexity_command,
     compare_command,
     benchmark_command,
@@ -60,11 +61,28 @@ def parser() -> argparse.ArgumentParser:
         description="Super-resolution networks at 2, 3 and 4 bits: train, score and use them.",
     )
     choices = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    each = arguments.command(choices, "download", "Fetch data sets into $DDTB_DATA, checked and unpacked.", download)
+    each = _command(choices, "download", "Fetch data sets into $DDTB_DATA, checked and unpacked.", download)
     each.add_argument("names", nargs="*", metavar="NAME", help="data sets; none lists the known ones")
     for module in COMMANDS:
-        module.add(choices)
+        name = module.__name__.rpartition(".")[2].removesuffix("_command")
+        module.add(_command(choices, name, module.__doc__, module.run))
+    each = _command(choices, "export", "Write a network as an ONNX file, for programs other than this.", export)
+    each.add_argument("network", metavar="NETWORK", help=arguments.CHECKPOINT)
+    each.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new file (.onnx)")
+    each.add_argument("--opset", type=int, help="version of the operators; by default the first that suits the weights")
     return top
+
+
+def _command(choices: Any, name: str, about: str | None, run: Callable[..., None]) -> argparse.ArgumentParser:
+    each: argparse.ArgumentParser = choices.add_parser(name, help=about, description=about)
+    each.set_defaults(run=run)
+    return each
+
+
+def export(options: argparse.Namespace) -> None:
+    """Export a network, and say how large the file is."""
+    deploy.export(checkpoints.load(checkpoints.find(options.network)), options.out, opset=options.opset)
+    print(f"{options.out}: {options.out.stat().st_size:,} bytes")
 
 
 def download(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The command that reproduces what a budget of time buys on this machine, and writes a bundle to send."""
+"""Reproduce what a budget of time buys on this machine, and write a bundle of the results to send."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from ..reproduction import claims, plan, progress
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Reproduce what a budget of time buys on this machine, and write a bundle of the results to send."
-    each = arguments.command(choices, "reproduce", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("--budget", required=True, metavar="TIME", help="such as 90s, 45m or 2h")
     each.add_argument(
         "--claims", nargs="+", action=arguments.Collect, default=[], metavar="RUN", help="runs, or beginnings: edsr_x4"

@@ -1,4 +1,4 @@
-"""The command that trains: from options to a run folder with a checkpoint and a result file."""
+"""Train a full-precision network, or with --bits a quantized student."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from ..training import Diverged, Recipe
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    about = "Train a full-precision network, or with --bits a quantized student."
-    each = arguments.command(choices, "train", about, run)
+def add(each: argparse.ArgumentParser) -> None:
     arguments.network_options(each)
     each.add_argument(
         "--teacher", metavar="NETWORK", help="what a student starts from, in full precision: a file or a shipped name"
@@ -53,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         network = arguments.built(options)
         if options.start_from:
-            runner.copy_matching(checkpoints.load(checkpoints.find(options.start_from)), network)
+            runner.start_from(checkpoints.load(checkpoints.find(options.start_from)), network)
     recipe = Recipe.preset(options.preset, network, options.own_rates).override(**arguments.pairs(options.set))
     out = Path(options.out).resolve()
     try:

@@ -1,4 +1,4 @@
-"""The command that enlarges an image or a folder of images."""
+"""Super-resolve an image or all images of a folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from ..inference import prepared, upscale
 from . import arguments
 
 
-def add(choices: arguments.Choices) -> None:
-    """Its options."""
-    each = arguments.command(choices, "upscale", "Super-resolve an image or all images of a folder.", run)
+def add(each: argparse.ArgumentParser) -> None:
     each.add_argument("network", metavar="NETWORK", help=arguments.NETWORK_FILE)
     each.add_argument("input", type=Path, help="an image or a folder")
     each.add_argument("--out", type=Path, required=True, help="the new image, or a folder for a folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import ActivationPoint, Quantization, QuantizationPoints, SuperResolutionNetwork
 from .edsr import EDSR
+from .imitation import imitate
 from .rdn import RDN
 from .srgan import SRGAN, Discriminator
 from .srresnet import SRResNet
@@ -22,6 +23,7 @@ __all__ = [
     "SRResNet",
     "SuperResolutionNetwork",
     "build",
+    "imitate",
 ]
 
 

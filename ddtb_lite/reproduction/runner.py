@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 
-from .. import checkpoints, datasets
+from .. import checkpoints, datasets, images
 from ..conversion import quantize
 from ..evaluation import evaluate
-from ..networks import SuperResolutionNetwork, build
+from ..networks import EDSR, SRResNet, SuperResolutionNetwork, build, imitate
 from ..support import devices, distributed, resources
 from ..support.files import atomic_write, check_folder
 from ..training import Diverged, Recipe, train
 from . import results
 from .experiment import TEST_DATA, TRAINING_DATA, Experiment
 
+# The side in low-resolution pixels of the pictures that an SRResNet takes its first means and deviations from.
+MEASURED = 96
 BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100")
 
 
@@ -142,7 +144,7 @@ def run_experiment(
     if each.quantization is None:
         network = build(each.model, each.scale, **dict(each.architecture))  # type: ignore[arg-type]
         if each.start:
-            copy_matching(checkpoints.load(places[each.start]), network)
+            start_from(checkpoints.load(places[each.start]), network)
     else:
         assert each.teacher is not None and each.method is not None and each.bits is not None
         teacher = checkpoints.load(places[each.teacher])
@@ -185,13 +187,20 @@ def benchmarks() -> list[str]:
     return [name for name in BENCHMARKS if available(name)]
 
 
-def copy_matching(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
-    """Copy every weight whose name and shape fit: a ×4 network starts from a ×2 one's body.
+def start_from(source: SuperResolutionNetwork, target: SuperResolutionNetwork) -> None:
+    """Start a network from another one's weights: an SRResNet computes what an EDSR does, see `networks.imitate`.
 
-    Raises `ValueError` if the source is quantized, or if nothing fits.
+    Otherwise every weight is copied whose name and shape fit: a ×4 network starts from a ×2 one's body. Raises
+    `ValueError` if the source is quantized, or if nothing fits.
     """
     if source.quantization is not None:
         raise ValueError(f"A full-precision network starts from another one, not from {source.quantization.bits} bits.")
+    if isinstance(source, EDSR) and isinstance(target, SRResNet):
+        side = MEASURED * target.scale
+        photos = [image[:side, :side] for _, image in datasets.load("photos_train") if min(image.shape[:2]) >= side]
+        small = [images.to_tensor(images.lower_resolution(photo, target.scale)) for photo in photos]
+        imitate(target, source, torch.cat(small))
+        return
     state = target.state_dict()
     fitting = {name: value for name, value in source.state_dict().items() if name in state}
     fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}

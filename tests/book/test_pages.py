@@ -125,12 +125,17 @@ class Visit:
         self.page = self.context.new_page()
         self.page.on("console", lambda m: m.type == "error" and self.note(f"console: {m.text}"))
         self.page.on("pageerror", lambda e: self.note(f"script: {e}"))
-        self.page.on("requestfailed", lambda r: self.note(f"failed: {r.url} {r.failure}"))
+        self.page.on("requestfailed", self.check_failure)
         self.page.on("response", lambda r: r.status >= 400 and self.note(f"{r.status}: {r.url}"))
         self.page.on("request", self.check_origin)
 
     def note(self, problem: str) -> None:
         self.problems.append(f"{self.name}: {problem}")
+
+    def check_failure(self, request: Any) -> None:
+        # A tab that moves on to the next page gives up what it was still fetching, which is nobody's fault.
+        if request.failure != "net::ERR_ABORTED":
+            self.note(f"failed: {request.url} {request.failure}")
 
     def check_origin(self, request: Any) -> None:
         if not request.url.startswith((self.home, "data:", "blob:")):
