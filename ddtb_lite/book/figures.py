@@ -18,17 +18,18 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 from .points import Stage
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour for each thing, all through the book.
+# One colour for each thing, all through the book: bounds and levels in Okabe and Ito's, methods in Tol's muted colours,
+# so that a method is never taken for a bound. Colour-blind readers can tell all of them apart.
 COLORS = {
     "upper": "#D55E00",
     "lower": "#0072B2",
     "levels": "#009E73",
     "data": "#7F8790",
-    "ddtb": "#D55E00",
-    "pams": "#0072B2",
+    "ddtb": "#882255",
+    "pams": "#88833A",
     "bicubic": "#7F8790",
     "full precision": "#222222",
-    "other": "#CC79A7",
+    "other": "#E69F00",
 }
 
 STYLE: dict[Any, Any] = {
@@ -44,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#E3E6EA",
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222"]),
+    "axes.prop_cycle": cycler(color=["#E69F00", "#44AA99", "#222222", "#AA4499", "#56B4E9", "#88833A"]),
 }
 
 
@@ -100,7 +101,7 @@ def photo_with_crops(photo: np.ndarray, box: tuple[int, int, int], versions: Map
         grid = figure.add_gridspec(2, 1 + columns, width_ratios=[1.75, *[1] * columns])
         whole = figure.add_subplot(grid[:, 0])
         whole.imshow(photo)
-        whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLORS["upper"], linewidth=2))
+        whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLORS["other"], linewidth=2))
         whole.set_title("the photo, and where to look")
         whole.set_axis_off()
         for index, (caption, image) in enumerate(versions.items()):
@@ -131,7 +132,7 @@ def activation_histogram(
 def scores(rows: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> Figure:
     """PSNR of runs, a row each: `rows` maps a run to its data sets, and these to (ours, printed), dB.
 
-    Ours is a dot, orange for DDTB, the printed one a ring, and the line between them is what is missing, or gained.
+    Ours is a dot, wine-red for DDTB, the printed one a ring, and the line between them is what is missing, or gained.
     Each data set has a scale of its own; a printed score of None is left out.
     """
     sets = list(dict.fromkeys(dataset for found in rows.values() for dataset in found)) or [""]
@@ -203,8 +204,8 @@ def _forest_row(place: Axes, y: float, row: Row, limit: float) -> None:
         place.plot(row.printed, y, "D", color=COLORS["full precision"], fillstyle="none", markersize=7)
 
 
-# Numbers of few bits are orange, the paler the more bits; 8 bits are yellow, full precision is blue.
-WIDTHS = {1: "#F0B78A", 2: "#F3C9A5", 3: "#F7DCC4", 4: "#F7E3D4", 8: "#FBF1C7", 32: "#E8EEF3"}
+# The fewer the bits of a number, the deeper its yellow.
+WIDTHS = {1: "#CDBB5A", 2: "#DDCC77", 3: "#E8DC9F", 4: "#F1EAC4", 8: "#F8F5E4", 32: "#FFFFFF"}
 
 
 def residual_block(stages: Sequence[Stage], block: str) -> Figure:
