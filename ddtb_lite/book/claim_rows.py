@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from ..cost import FULL_BITS
 from ..reproduction import claims, gaps, table_s1
 from ..reproduction.claims import Claim
 from .explorers import component, template
-from .tables import verdict
+from .tables import anchor, anchor_of, verdict
 
 # Each table of `data/paper`: what the ledger calls it, and its page in the book.
 TABLES = {
@@ -71,18 +70,6 @@ class ClaimRow:
     hours: str = ""
 
 
-def anchor(model: str, scale: int, bits: int, method: str, what: str, fully: bool = False) -> str:
-    """A claim's place on the ledger's page, such as "edsr-x4-2bit-ddtb-set5" or "edsr-x4-fp-set5"."""
-    how = ["fp"] if bits == FULL_BITS else [f"{bits}bit", method]
-    parts = [model, f"x{scale}", *how, *(["fully"] if fully else []), what]
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower())
-
-
-def link(claim: Claim) -> str:
-    """The address of a score's row, for pages in the book's other folders."""
-    return f"../reference/claims.html#{_anchor(claim)}"
-
-
 def score_rows(scores: Sequence[Claim]) -> list[ClaimRow]:
     """Printed scores, by table, network, bits, method (DDTB first) and data set."""
 
@@ -104,6 +91,11 @@ def counted_rows() -> list[ClaimRow]:
     ]
 
 
+def counted_anchor(row: table_s1.TableRow, column: str) -> str:
+    """The place of one of Table S1's numbers."""
+    return anchor(row.model.removesuffix("_DDTB"), 4, row.bits, "DDTB", QUANTITIES[column][0])
+
+
 def ledger_table(rows: Sequence[ClaimRow]) -> HTML:
     """All rows, each with its anchor, and filters above them; without scripts there are rows alone."""
     classes = [f' class="{kind}"' if kind else "" for kind in COLUMNS.values()]
@@ -121,15 +113,10 @@ def ledger_table(rows: Sequence[ClaimRow]) -> HTML:
     return component(("ledger",), "ledger", inside, caption, None)
 
 
-def _anchor(claim: Claim) -> str:
-    fully = claim.table == "table_s2_fully_quantized"
-    return anchor(claim.model, claim.scale, claim.bits, claim.method, claim.dataset, fully)
-
-
 def _score(claim: Claim) -> ClaimRow:
     ours = claim.ours
     return ClaimRow(
-        _anchor(claim),
+        anchor_of(claim),
         claim.table,
         f"{claim.model} ×{claim.scale}",
         claim.bits,
@@ -155,16 +142,14 @@ def _gap(gap: gaps.Gap) -> str:
 
 
 def _counted(row: table_s1.TableRow, column: str, cell: table_s1.Cell) -> ClaimRow:
-    word, heading, unit, digits = QUANTITIES[column]
-    model = row.model.removesuffix("_DDTB")
+    _, heading, unit, digits = QUANTITIES[column]
     assert cell.status is not None and cell.printed is not None and cell.difference is not None
-    method = "FP" if row.bits == FULL_BITS else "DDTB"
     return ClaimRow(
-        anchor(model, 4, row.bits, method, word),
+        counted_anchor(row, column),
         "table_s1_complexity",
-        f"{model} ×4",
+        f"{row.model.removesuffix('_DDTB')} ×4",
         row.bits,
-        method,
+        "FP" if row.bits == FULL_BITS else "DDTB",
         heading,
         cell.text if unit == 1 else f"{cell.printed / unit:g}",
         f"{cell.ours / unit:.{digits}f}",

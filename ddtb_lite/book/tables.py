@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -72,19 +73,37 @@ def runs_by_method(
     return {case: runs for case, runs in found.items() if runs}
 
 
+def anchor(model: str, scale: int, bits: int, method: str, what: str, fully: bool = False) -> str:
+    """A claim's place on the ledger's page, such as "edsr-x4-2bit-ddtb-set5" or "edsr-x4-fp-set5"."""
+    how = ["fp"] if bits == FULL_BITS else [f"{bits}bit", method]
+    parts = [model, f"x{scale}", *how, *(["fully"] if fully else []), what]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower())
+
+
+def anchor_of(claim: Claim) -> str:
+    """The place of a printed score."""
+    fully = claim.table == "table_s2_fully_quantized"
+    return anchor(claim.model, claim.scale, claim.bits, claim.method, claim.dataset, fully)
+
+
+def to_ledger(text: str, place: str) -> str:
+    """A text that leads to a claim's place on the ledger's page, from pages in the book's other folders."""
+    return f'<a href="../reference/claims.html#{place}">{text}</a>'
+
+
 def score_table(claims: Sequence[Claim], runs: Mapping[tuple[int, str], Sequence[Mapping[str, Any]]]) -> HTML:
     """One network's scores [dB / SSIM], data sets across: a row for each bits and method that ran, ours in full size.
 
     `claims` are those of the network, `runs` as `runs_by_method` returns them; a method of another name, such as that
     of a run made on the page, stands under its name, HTML. Ours is the mean over seeds ± standard deviation; what is
-    printed for the row stands above it, small.
+    printed for the row stands above it, small, and leads to its row in the ledger.
     """
     printed = {(claim.bits, claim.method.lower(), claim.dataset): claim for claim in claims}
     sets = list(dict.fromkeys(dataset for group in runs.values() for each in group for dataset in each["scores"]))
     rows = []
     for (bits, method), group in runs.items():
         papers = [printed.get((bits, method, dataset)) for dataset in sets]
-        above = ["–" if each is None else _score(f"{each.paper:.2f}", each.paper_ssim) for each in papers]
+        above = ["–" if each is None else _printed(each) for each in papers]
         scores = [[each["scores"][dataset] for each in group if dataset in each["scores"]] for dataset in sets]
         errors = [error for each in group if (error := feature_error(each)) is not None]
         title = TITLES.get(method, method)
@@ -100,6 +119,10 @@ def score_table(claims: Sequence[Claim], runs: Mapping[tuple[int, str], Sequence
 def _ours(scores: Sequence[Mapping[str, float]]) -> str:
     ssim = [score["ssim"] for score in scores if "ssim" in score]
     return _score(_mean([score["psnr"] for score in scores]), statistics.fmean(ssim) if ssim else None)
+
+
+def _printed(claim: Claim) -> str:
+    return to_ledger(_score(f"{claim.paper:.2f}", claim.paper_ssim), anchor_of(claim))
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ddtb_lite.book import claim_rows
-from ddtb_lite.reproduction import table_s1
+from ddtb_lite.book import claim_rows, tables
+from ddtb_lite.reproduction import results, table_s1
 from ddtb_lite.reproduction.claims import ledger
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -29,9 +30,20 @@ def test_every_claim_has_one_row_and_one_place() -> None:
 def test_links_lead_to_rows() -> None:
     places = {row.anchor for row in ROWS}
     assert {"edsr-x4-2bit-ddtb-set5", "edsr-x4-4bit-ddtb-fully-set5", "rdn-x4-fp-size"} <= places
-    for claim in SCORES:
-        page, _, place = claim_rows.link(claim).partition("#")
-        assert page == "../reference/claims.html" and place in places
+    assert {tables.anchor_of(claim) for claim in SCORES} <= places
+    counted = itertools.product(table_s1.table_rows(), claim_rows.QUANTITIES)
+    assert {
+        claim_rows.counted_anchor(*each) for each in counted if each[0].cells[each[1]].printed is not None
+    } <= places
+
+
+def test_a_printed_score_leads_to_its_row() -> None:
+    mine = [claim for claim in SCORES if (claim.table, claim.model, claim.scale) == ("main_results", "EDSR", 4)]
+    runs = tables.runs_by_method(results.all_results(), "edsr", 4)
+    shown = tables.score_table(mine, runs).data
+    places = dict(re.findall(r'<a href="\.\./reference/claims\.html#([^"]+)">([\d.]+) ', shown))
+    by_place = {tables.anchor_of(claim): f"{claim.paper:.2f}" for claim in mine}
+    assert len(places) > 12 and places == {place: by_place[place] for place in places}
 
 
 def test_a_price_stands_beside_what_was_not_run_alone() -> None:
