@@ -7,6 +7,7 @@ notebook that fails stays as it was.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,10 @@ def execute(path: Path) -> None:
         store_widget_state=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
+    started = time.perf_counter()
     client.execute()
+    # Whole minutes, which stay the same from run to run; the page says them under its title.
+    notebook.metadata["minutes"] = max(1, round((time.perf_counter() - started) / 60))
     notebook.metadata.pop("widgets", None)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.language_info = {"name": "python"}

@@ -2,8 +2,8 @@
 
 Four things happen to the tree of a notebook's page, and to nothing else:
 
-* Under the title comes one strip, "12 min · run in Colab · goals and parameters". The last unfolds what a notebook has
-  to say before it begins: goals, the Colab cell, its parameters, the imports.
+* Under the title comes one strip, "12 min · runs in 1 min · run in Colab · goals and parameters". The last unfolds
+  what a notebook has to say before it begins: goals, the Colab cell, its parameters, the imports.
 * A cell that does nothing but check becomes one line, "✓ 5 checks", that unfolds; so do check lines under other cells.
 * Code that draws, lays out or checks is folded to a word, unless its cell is tagged `show-input`: what a reader learns
   from it is the picture. Code is dedented as it is shown, so that a quoted method begins at the margin.
@@ -14,8 +14,10 @@ Four things happen to the tree of a notebook's page, and to nothing else:
 from __future__ import annotations
 
 import ast
+import json
 import re
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -35,7 +37,8 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def _read(app: Any, tree: nodes.document) -> None:
-    if not str(app.env.doc2path(app.env.docname)).endswith(".ipynb") or app.builder.format != "html":
+    notebook = Path(app.env.doc2path(app.env.docname))
+    if notebook.suffix != ".ipynb" or app.builder.format != "html":
         return
     prose = (nodes.paragraph, nodes.title, nodes.caption)
     words = sum(len(each.astext().split()) for each in tree.findall(lambda node: isinstance(node, prose)))
@@ -45,7 +48,8 @@ def _read(app: Any, tree: nodes.document) -> None:
         _fold_checks(cell)
     section = next(iter(tree.findall(nodes.section)), None)
     if section is not None:
-        _strip(section, max(1, round(words / WORDS_A_MINUTE)), _colab(app))
+        execution = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("minutes")
+        _strip(section, max(1, round(words / WORDS_A_MINUTE)), execution, _colab(app))
 
 
 def _colab(app: Any) -> str:
@@ -152,7 +156,7 @@ def _close() -> nodes.raw:
 # ------------------------------------------------------------------------------------------------- strip
 
 
-def _strip(section: nodes.section, minutes: int, colab: str) -> None:
+def _strip(section: nodes.section, reading: int, execution: int | None, colab: str) -> None:
     """Put the strip under the title, and what precedes the page's first thought into its fold."""
     children = list(section.children)
     title = next((index for index, each in enumerate(children) if isinstance(each, nodes.title)), None)
@@ -171,9 +175,10 @@ def _strip(section: nodes.section, minutes: int, colab: str) -> None:
     for each in folded:
         if _is_cell(each):
             _unfold(each)
+    ran = "" if execution is None else f"<span>runs in {execution} min</span>"
     strip = nodes.raw(
         "",
-        f'<div class="page-strip"><span>{minutes} min</span><a href="{colab}">run in Colab</a>'
+        f'<div class="page-strip"><span>{reading} min</span>{ran}<a href="{colab}">run in Colab</a>'
         '<details class="goals"><summary>goals and parameters</summary>',
         format="html",
     )
