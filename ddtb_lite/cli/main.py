@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoints, datasets, deploy
+from ..reproduction import acceptance, bundle
 from ..support import distributed
 from . import (
-    accept_command,
     arguments,
     benchmark_command,
     compare_command,
@@ -34,7 +34,6 @@ COMMANDS = (
     experiments_command,
     ledger_command,
     reproduce_command,
-    accept_command,
 )
 
 
@@ -70,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("network", metavar="NETWORK", help=arguments.CHECKPOINT)
     each.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new file (.onnx)")
     each.add_argument("--opset", type=int, help="version of the operators; by default the first that suits the weights")
+    about = "Score the networks of a bundle again, check what it says, and file what holds in data/accepted."
+    each = _command(choices, "accept", about, accept)
+    each.add_argument("bundle", type=Path, metavar="BUNDLE", help="the zip that `reproduce` wrote")
+    each.add_argument("--check", action="store_true", help="examine only, file nothing")
     return top
 
 
@@ -92,3 +95,17 @@ def download(options: argparse.Namespace) -> None:
             print(f"{entry.name:14s} {entry.images:5d} images  {entry.about}")
     for name in options.names:
         print(f"{name}: {datasets.download(name)}")
+
+
+def accept(options: argparse.Namespace) -> None:
+    """Print a verdict on each run; `ValueError` at the end if any was refused."""
+    sent = bundle.read(options.bundle)
+    verdicts = acceptance.examine(sent)
+    if not verdicts:
+        raise ValueError(f"{options.bundle} holds no result.")
+    for verdict in verdicts:
+        print(f"{verdict.run:40s} {f'refused: {verdict.refused}' if verdict.refused else 'accepted'}")
+    if not options.check and (place := acceptance.file(sent, verdicts)):
+        print(place)
+    if refused := sum(verdict.refused is not None for verdict in verdicts):
+        raise ValueError(f"{refused} of {len(verdicts)} runs were refused, for the reasons above.")
