@@ -6,7 +6,7 @@ from . import daq, dorefa, dual_bound, fqsr, lsq, minmax, odm, pact, pams, react
 from .base import ActivationQuantizer, Method, Quantizer, WeightQuantizer
 from .dual_bound import DualBound, PercentileWeight
 
-# What there was when DDTB came out, itself included, and what came after it.
+# What the first comparisons are about, and what joined after them: DAQ is older than DDTB, ODM younger.
 EARLIER: dict[str, Method] = {
     module.METHOD.name: module.METHOD for module in (dual_bound, minmax, dorefa, pact, pams, lsq, fqsr, reactnet)
 }
