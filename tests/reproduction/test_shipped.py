@@ -34,7 +34,6 @@ NOT_KEPT = {
     *(f"edsr_x4_{method}_4bit" for method in PEERS),
     "edsr_x4_ddtb_2bit_percentile_95_no_gate",
     *(f"edsr_x4_ddtb_2bit_convolutions_percentile_{percentile}" for percentile in (95, 97)),
-    "srresnet_x4",
 }
 WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs Set5, in the folder $DDTB_DATA")
 
