@@ -28,7 +28,6 @@ STILL: dict[str, dict[str, float]] = {
     "foundations/measuring": {"widest": 95, "code": 0.254},
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
-    "method/dual_bounds": {"widest": 109},
     "method/gate": {"widest": 113},
     "method/initializer": {"widest": 106, "code": 0.289},
     "method/points": {"widest": 109},
