@@ -62,8 +62,11 @@ def initialize(student: SuperResolutionNetwork, batches: Iterable[Tensor] | Tens
     set_phase(student, "initialized")
 
 
-def initialize_bounds(student: SuperResolutionNetwork, batches: Iterable[Tensor]) -> None:
-    """Set all bounds, each layer's from its input as the layers before it, already quantized, produce it.
+def initialize_bounds(
+    student: SuperResolutionNetwork,
+    batches: Iterable[Tensor],
+) -> None:
+    """Set all bounds, each layer's from what the quantized layers before it hand on.
 
     Where the method `calibrates_in_full_precision`, nothing is quantized meanwhile.
     """

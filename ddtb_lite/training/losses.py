@@ -19,12 +19,12 @@ from .recipe import Recipe
 
 
 def attention(features: Tensor) -> Tensor:
-    """N×C×H×W to N×(H·W): the mean over channels of the squares, of unit length for each image."""
+    """N×C×H×W to N×(H·W): mean over channels of the squares, of unit length."""
     return F.normalize(features.float().pow(2).mean(dim=1).flatten(1), dim=1)
 
 
 def structured_knowledge_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the attention maps of two feature tensors N×C×H×W (section 8, L_SKT)."""
+    """Mean squared difference of two features' attention maps (section 8, L_SKT)."""
     return (attention(student) - attention(teacher)).pow(2).mean()
 
 

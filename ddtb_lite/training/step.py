@@ -54,17 +54,19 @@ class TrainingStep:
         self.parallel_objective = distributed.parallel(self.objective, self.objective.idle_parameters())
 
     def __call__(self, rates: tuple[float, float], situation: Hashable) -> dict[str, Tensor]:
-        """One step at learning rates (weights, bounds); returns the losses, overwritten by the next call.
+        """One step at learning rates (weights, bounds); returns the losses.
 
-        Beside them is "discarded": 1 if the loss or a gradient was not finite and the network has not moved, else 0.
-        `situation` names what else decides how the step is computed, such as the bit-width.
+        The next call overwrites them. Beside them is "discarded": 1 if the loss or a
+        gradient was not finite and the network has not moved, else 0. `situation` names
+        what else decides how the step is computed, such as the bit-width.
         """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        low, high = (distributed.own_part(patches) for patches in self.sampler.sample(self.batch_size))
+        batch = self.sampler.sample(self.batch_size)
+        low, high = (distributed.own_part(patches) for patches in batch)
         if self.batch is None or self.device.type == "cpu":
             self.batch = low, high
         else:  # a graph reads its patches from the same place each time

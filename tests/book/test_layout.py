@@ -29,7 +29,6 @@ STILL: dict[str, dict[str, float]] = {
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
     "method/gate": {"widest": 113},
-    "method/initializer": {"widest": 106, "code": 0.289},
     "method/points": {"widest": 109},
     "method/training": {"widest": 113, "code": 0.26},
     "peers/lsq-and-reactnet": {"widest": 93, "code": 0.263},
