@@ -43,11 +43,7 @@ class DynamicGate(nn.Module):
         self.logits: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.dim() != 4 or x.shape[1] != self.reduce.in_channels:
-            shape = "×".join(map(str, x.shape))
-            raise ValueError(f"The gate got a tensor {shape}, expected N×{self.reduce.in_channels}×H×W.")
-        if self.training and x.shape[0] * distributed.world_size() < 2:
-            raise ValueError("A gate got one image, expected at least two: in training, batch norm compares images.")
+        self._check(x)
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.norm.weight.dtype).mean(dim=(2, 3), keepdim=True)
             hidden = F.conv2d(self._quantize(pooled), self.quantized_weight(self.reduce))
@@ -55,6 +51,13 @@ class DynamicGate(nn.Module):
             self.logits = F.conv2d(hidden, self.quantized_weight(self.expand)).flatten(1)
             beta_upper, beta_lower = (2 * torch.sigmoid(self.logits)).unbind(1)
         return beta_upper, beta_lower
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.reduce.in_channels:
+            shape = "×".join(map(str, x.shape))
+            raise ValueError(f"The gate got a tensor {shape}, expected N×{self.reduce.in_channels}×H×W.")
+        if self.training and x.shape[0] * distributed.world_size() < 2:
+            raise ValueError("A gate got one image, expected at least two: in training, batch norm compares images.")
 
     def _quantize(self, x: Tensor) -> Tensor:
         """Asymmetric min-max quantization of a small N×C×1×1 tensor."""
