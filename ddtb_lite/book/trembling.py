@@ -21,10 +21,10 @@ from .lab import Path, descend, some
 
 def push(values: Tensor, lower: float, upper: float, bits: int) -> tuple[float, float]:
     """What moves the (lower, upper) bound: minus the quantizer's own gradient of the mean squared error."""
-    bounds = [torch.tensor(bound, requires_grad=True) for bound in (lower, upper)]
-    (uniform.fake_quantize(values, *bounds, bits) - values).pow(2).mean().backward()
-    to_lower, to_upper = (-bound.grad.item() for bound in bounds if bound.grad is not None)
-    return to_lower, to_upper
+    lowest, highest = (torch.tensor(bound, requires_grad=True) for bound in (lower, upper))
+    error = uniform.fake_quantize(values, lowest, highest, bits) - values
+    to_lower, to_upper = torch.autograd.grad(-error.pow(2).mean(), (lowest, highest))
+    return to_lower.item(), to_upper.item()
 
 
 def trembling(identifier: str, x: Tensor, bits: int, caption: str, steps: int = 160) -> HTML:
