@@ -11,7 +11,7 @@ from test_lab import activation
 
 from ddtb_lite import uniform
 from ddtb_lite.book.lab import descend, some
-from ddtb_lite.book.trembling import push, trembling
+from ddtb_lite.book.resting import push, trembling
 
 STEPS = 40
 
