@@ -76,12 +76,13 @@ def pictures(images: Mapping[str, np.ndarray], *, width: float = 2.6, columns: i
 def dots(values: Mapping[str, float], unit: str) -> Figure:
     """One number a line, in the order given: a dot, its name on the left and the number beside it.
 
-    DDTB's are in its color, bicubic and full precision in theirs.
+    DDTB's and PAMS's are in their colors, bicubic and full precision in theirs.
     """
     with style():
         figure, place = plt.subplots(figsize=(6.2, 0.34 * len(values) + 0.7))
         for height, (name, value) in enumerate(reversed(list(values.items()))):
-            color = COLORS["ddtb"] if "DDTB" in name else COLORS.get(name, COLORS["data"])
+            own = (COLORS[each] for each in ("ddtb", "pams", "bicubic", "full precision") if each in name.lower())
+            color = next(own, COLORS["other"])
             place.plot(value, height, "o", color=color, markersize=8)
             place.annotate(f"{value:.2f}", (value, height), (9, 0), textcoords="offset points", va="center")
         place.set_yticks(range(len(values)), list(values)[::-1])
