@@ -17,7 +17,7 @@ STEPS = [
 
 
 def figure(steps: list[Step] = STEPS) -> str:
-    return stepper("sum", {"row": ROW}, ("result", np.array([[7, 9]])), steps, "Twice the right one, less the left.").data
+    return stepper("sum", {"row": ROW}, ("result", np.array([[7, 9]])), steps, "Two numbers.").data
 
 
 def marked(page: Any, kind: str) -> list[tuple[str, str | None]]:
