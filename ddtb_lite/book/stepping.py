@@ -62,9 +62,10 @@ def stepper(
         ]
         for step in steps
     ]
-    for read, weights, _, text in rows:
-        if weights and len(weights) != len(read):
-            raise ValueError(f"{len(weights)} weights for {len(read)} cells that are read, in the step {text!r}.")
+    for step in steps:
+        count = sum(map(len, step.read.values()))
+        if step.weights and len(step.weights) != count:
+            raise ValueError(f"{len(step.weights)} weights for {count} cells that are read, in the step {step.text!r}.")
     body = template(
         "stepper",
         grids="".join(_grid(title, numbers) for title, numbers in grids.items()),
