@@ -78,7 +78,7 @@ def stepper(
 
 
 def _grid(title: str, numbers: np.ndarray) -> str:
-    cells = "".join(f"<i>{_number(value)}</i>" for value in numbers.flat)
+    cells = "".join(f"<i><span>{_number(value)}</span></i>" for value in numbers.flat)
     said = html.escape(f"{title}: {'; '.join(' '.join(map(_number, row)) for row in numbers)}")
     return (
         f'<div class="grid" role="img" aria-label="{said}"><b>{html.escape(title)}</b>'
