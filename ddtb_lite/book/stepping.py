@@ -64,7 +64,7 @@ def stepper(
     ]
     for step in steps:
         count = sum(map(len, step.read.values()))
-        if step.weights and len(step.weights) != count:
+        if len(step.weights) not in (0, count):
             raise ValueError(f"{len(step.weights)} weights for {count} cells that are read, in the step {step.text!r}.")
     body = template(
         "stepper",
