@@ -141,12 +141,12 @@ def commands(named: Mapping[str, str]) -> HTML:
 
 
 def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) -> HTML:
-    """Experiments that were not run: verdict and cost of each, and their commands below.
+    """Experiments that were not run: verdict and cost of each, and their commands below; nothing if there are none.
 
     A short run is priced at the speed of the `measured` ones, the paper's at an H100's: a lower bound.
     """
     if not runs:
-        return HTML("<p>Nothing is missing.</p>")
+        return HTML("")
     rows = []
     for run in runs:
         short, full = (run.hours(preset, measured.values()) for preset in ("short", "paper"))

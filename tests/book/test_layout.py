@@ -29,7 +29,6 @@ STILL: dict[str, dict[str, float]] = {
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
     "peers/lsq-and-reactnet": {"widest": 93, "code": 0.263},
-    "peers/methods": {"widest": 110},
     "reference/how-to-cite": {"code": 0.468},
 }
 
