@@ -28,7 +28,6 @@ STILL: dict[str, dict[str, float]] = {
     "foundations/measuring": {"widest": 95, "code": 0.254},
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
-    "peers/lsq-and-reactnet": {"widest": 93, "code": 0.263},
     "reference/how-to-cite": {"code": 0.468},
 }
 
