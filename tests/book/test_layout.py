@@ -20,15 +20,11 @@ SLACK = {"widest": 0, "code": 0.01, "figure": 40, "indented": 0, "silent": 0}
 REFERENCE = ("reference/", "beyond/limits")
 
 STILL: dict[str, dict[str, float]] = {
-    "beyond/official-code": {"widest": 111, "figure": 2466},
-    "beyond/reproduce": {"figure": 845},
-    "beyond/what-two-bits-buy": {"code": 0.282},
     "beyond/your-data": {"widest": 357},
     "beyond/your-images": {"widest": 128},
     "foundations/measuring": {"widest": 95, "code": 0.254},
     "foundations/quantization": {"widest": 115},
     "foundations/super-resolution": {"widest": 91},
-    "reference/how-to-cite": {"code": 0.468},
 }
 
 
