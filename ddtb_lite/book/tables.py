@@ -140,28 +140,6 @@ def commands(named: Mapping[str, str]) -> HTML:
     return HTML(f"<details><summary>The exact commands</summary>{lines}</details>")
 
 
-def missing(runs: Sequence[Experiment], measured: Mapping[str, dict[str, Any]]) -> HTML:
-    """Experiments that were not run: verdict and cost of each, and their commands below.
-
-    A short run is priced at the speed of the `measured` ones, the paper's at an H100's: a lower bound.
-    """
-    if not runs:
-        return HTML("<p>Nothing is missing.</p>")
-    rows = []
-    for run in runs:
-        short, full = (run.hours(preset, measured.values()) for preset in ("short", "paper"))
-        prices = ["" if short is None else f"{60 * short:.0f}", "" if full is None else f"{full:.2f}"]
-        rows.append([html.escape(run.name), verdict("not run"), *prices])
-    columns = {
-        "run": "",
-        "verdict": "",
-        "short run [minutes, at our speed]": "number",
-        "paper's [H100-hours, at least]": "number",
-    }
-    named = {run.name: run.command("short") for run in runs}
-    return HTML(table(columns, rows).data + commands(named).data)
-
-
 def feature_error(run: Mapping[str, Any]) -> float | None:
     """How far the blocks' outputs were from the teacher's at the end of training (`losses.feature_error`)."""
     return next((row["feature_error"] for row in reversed(run["curve"]) if "feature_error" in row), None)

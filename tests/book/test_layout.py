@@ -1,7 +1,6 @@
 """How much of a page is code, how soon there is something to see or to touch, and that nothing is cut or jumps.
 
-`tests/measure_pages.py` measures, here are the limits. A page that does not meet one is named below with what it
-measures now: it may get better, not worse, and whoever makes it better takes its number down, or out.
+`tests/measure_pages.py` measures, here are the limits.
 """
 
 from __future__ import annotations
@@ -19,15 +18,6 @@ SLACK = {"widest": 0, "code": 0.01, "figure": 40, "indented": 0, "silent": 0}
 # Pages that are looked things up in, and need neither pictures nor controls.
 REFERENCE = ("reference/", "beyond/limits")
 
-STILL: dict[str, dict[str, float]] = {
-    "beyond/official-code": {"widest": 111, "figure": 2466},
-    "beyond/reproduce": {"figure": 845},
-    "beyond/what-two-bits-buy": {"code": 0.282},
-    "peers/lsq-and-reactnet": {"widest": 93, "code": 0.263},
-    "peers/methods": {"widest": 110},
-    "reference/how-to-cite": {"code": 0.468},
-}
-
 
 @pytest.fixture(scope="module")
 def measured(built: Path, browser: Any) -> dict[str, dict[str, Any]]:
@@ -43,20 +33,9 @@ def test_pages_keep_the_limits(measured: dict[str, dict[str, Any]], what: str) -
         if what == "figure" and name.startswith(REFERENCE):
             continue
         value = found[what]
-        if value is None or value > STILL.get(name, {}).get(what, LIMITS[what]) + SLACK[what]:
+        if value is None or value > LIMITS[what] + SLACK[what]:
             worse[name] = value
     assert not worse, f"{what}: {worse}"
-
-
-def test_the_list_of_exceptions_is_of_pages_that_need_it(measured: dict[str, dict[str, Any]]) -> None:
-    """So that it gets shorter: what meets the limit by now is to be taken out."""
-    needless = {
-        (name, what): measured[f"{name}.html"][what]
-        for name, exceptions in STILL.items()
-        for what in exceptions
-        if (value := measured[f"{name}.html"][what]) is not None and value <= LIMITS[what]
-    }
-    assert not needless, needless
 
 
 def test_sliders_never_move_the_page(built: Path, browser: Any) -> None:

@@ -169,15 +169,6 @@ def test_a_result_made_on_the_page_is_a_row_of_its_own_name() -> None:
     assert rows[1] == ["2", "ddtb, this page", "1", "27.00 / 0.700", ""], "and no line for what is not printed"
 
 
-def test_what_is_missing_has_a_price_and_a_command() -> None:
-    wanted = experiments()["edsr_x4_ddtb_2bit_no_gate"]
-    text = tables.missing([wanted], {}).data
-    row = Reader(text).rows[1]
-    assert row[:3] == ["edsr_x4_ddtb_2bit_no_gate", "not run", ""], "without any run no speed is known"
-    assert float(row[3]) > 0 and "--gate-ratio 0" in text
-    assert "Nothing is missing" in tables.missing([], {}).data
-
-
 def test_the_feature_error_is_the_last_one_of_the_curve() -> None:
     curve = [{"step": 1, "feature_error": 2.0}, {"step": 2, "feature_error": 0.5}, {"step": 3}]
     assert tables.feature_error({"curve": curve}) == 0.5

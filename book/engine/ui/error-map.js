@@ -1,7 +1,7 @@
 // A map of the error: the lower bound to the right, up to zero, the upper one upwards, from zero, and the darker the
 // less. Pointer and arrow keys walk on it: `moved(lower, upper)` hears of it. `trails` are paths of bounds, by name.
 function errorMap(place, moved) {
-  const CELLS = 64, BUNCHES = 400, SHADES = 16, COLORS = ["#d55e00", "#56b4e9"];
+  const CELLS = 64, BUNCHES = 400, SHADES = 16, COLORS = ["#882255", "#e69f00"];
   place.classList.add("error-map");
   place.innerHTML = `<span data-axis="upper"></span>
     <div class="ground" role="group" tabindex="0"><canvas width="${CELLS}" height="${CELLS}"></canvas>
