@@ -17,6 +17,33 @@ LIMITS = {"widest": 88, "code": 0.25, "figure": 700, "indented": 0, "silent": 0}
 SLACK = {"widest": 0, "code": 0.01, "figure": 40, "indented": 0, "silent": 0}
 # Pages that are looked things up in, and need neither pictures nor controls.
 REFERENCE = ("reference/", "beyond/limits")
+# Pixels of the first edition's pages. Together they are to stay a third shorter, and none is to grow back.
+FIRST_EDITION = {
+    "beyond/official-code": 19327,
+    "beyond/your-data": 10901,
+    "beyond/your-images": 12181,
+    "foundations/activations": 7963,
+    "foundations/measuring": 10170,
+    "foundations/quantization": 11324,
+    "foundations/super-resolution": 12489,
+    "method/dual_bounds": 16649,
+    "method/gate": 8066,
+    "method/initializer": 11921,
+    "method/points": 12410,
+    "method/training": 14684,
+    "peers/fully-quantized": 12893,
+    "peers/lsq-and-reactnet": 15921,
+    "peers/methods": 17647,
+    "start/introduction": 5838,
+    "start/quickstart": 6142,
+    "tables/ablations": 11081,
+    "tables/complexity": 13405,
+    "tables/figure-s1": 9557,
+    "tables/fully-quantized": 10321,
+    "tables/main-results": 14903,
+    "tables/rdn-stability": 7834,
+}
+SHORTER, NONE_ABOVE = 2 / 3, 0.9
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +63,14 @@ def test_pages_keep_the_limits(measured: dict[str, dict[str, Any]], what: str) -
         if value is None or value > LIMITS[what] + SLACK[what]:
             worse[name] = value
     assert not worse, f"{what}: {worse}"
+
+
+def test_pages_are_a_third_shorter_than_the_first_edition(measured: dict[str, dict[str, Any]]) -> None:
+    shares = {name: measured[f"{name}.html"]["height"] / height for name, height in FIRST_EDITION.items()}
+    fonts = 1.02
+    assert {name: share for name, share in shares.items() if share > NONE_ABOVE * fonts} == {}
+    together = sum(share * FIRST_EDITION[name] for name, share in shares.items())
+    assert together <= SHORTER * fonts * sum(FIRST_EDITION.values())
 
 
 def test_sliders_never_move_the_page(built: Path, browser: Any) -> None:
