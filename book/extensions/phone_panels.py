@@ -23,6 +23,8 @@ GUTTER, LINES, RULE = 7, 60, 0.4
 # A piece this thin is no panel but an axis' numbers, at the left of what they count. A first panel wider than the next
 # by this has names at its left, without which the others could not be read; and panels are of about one width.
 THIN, NAMES, SHARE = 60, 60, 0.5
+# Panels narrower than this stand in pairs.
+HALF = 260
 WHITE = 250
 IMAGE = re.compile(r'<img [^>]*?src="([^"]*_images/[^"]+\.png)"[^>]*>')
 
@@ -94,7 +96,8 @@ def stacked(page: str, folder: Path) -> str:
             # A percentage of a margin is one of the width, also at the top.
             place += f"; margin-top: {-100 * top / width:.2f}%"
             image = f'<img src="{match[1]}" alt="part {number} of {len(found)}" style="{place}">'
-            pieces += f'<span style="aspect-ratio: {width} / {bottom - top}">{image}</span>'
+            kind = ' class="half"' if width < HALF else ""
+            pieces += f'<span{kind} style="aspect-ratio: {width} / {bottom - top}">{image}</span>'
         return f'<span class="side-by-side">{match[0]}</span><span class="stacked">{pieces}</span>'
 
     return IMAGE.sub(with_stack, page)

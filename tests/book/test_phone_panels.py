@@ -88,5 +88,5 @@ def test_on_a_phone_the_stack_replaces_the_figure(built: Path, browser: Any) -> 
         assert page.locator(".stacked").first.is_visible() == narrow
         parts = page.locator(".stacked").first.locator("span")
         if narrow:
-            assert all(250 < part.bounding_box()["width"] <= 390 for part in parts.all())
+            assert all(150 < part.bounding_box()["width"] <= 390 for part in parts.all())
         page.close()
