@@ -19,7 +19,8 @@ def add(each: argparse.ArgumentParser) -> None:
     each.add_argument(
         "--teacher", metavar="NETWORK", help="what a student starts from, in full precision: a file or a shipped name"
     )
-    each.add_argument("--start-from", metavar="NETWORK", help="full-precision weights to start from, where shapes fit")
+    start = "full-precision weights to start from, where shapes fit; an SRResNet computes what an EDSR does"
+    each.add_argument("--start-from", metavar="NETWORK", help=start)
     arguments.training_options(each)
     tests = "score on these; by default all benchmarks there are"
     each.add_argument("--test", nargs="*", action=arguments.Collect, metavar="SET", help=tests)

@@ -21,7 +21,8 @@ def imitate(network: SRResNet, edsr: EDSR, images: Tensor) -> None:
     SRResNet has all that EDSR has. A 9×9 convolution holds a 3×3 one; a PReLU of slope 0 is a ReLU, and one of slope 1
     changes nothing; nor does batch norm that multiplies by the deviation it divides by. Only biases are missing: what
     they add is left out of the features until a batch norm can add it. Where zeros pad an image that is not the same,
-    so pixels near a border differ. `images` (N×3×H×W, 0…255) are what batch norm takes means and deviations from.
+    so pixels near a border differ; and so do colors, if there are fewer than 3·scale² features to hold the biases of
+    EDSR's upsampler. `images` (N×3×H×W, 0…255) are what batch norm takes means and deviations from.
     Raises `ValueError` if scale, depth or width differ.
     """
     if (network.scale, network.architecture) != (edsr.scale, edsr.architecture):
@@ -86,5 +87,5 @@ def _brightening(edsr: EDSR, contrast: float, darkest: float) -> Tensor:
 
     dark = enlarged(edsr.mean.new_zeros(1, features))
     effects = enlarged(contrast * torch.eye(features).to(dark)) - dark
-    # There are more features than pixels that one of them becomes: of all answers, the smallest.
+    # With more features than colors that one of them becomes there are many answers: the smallest.
     return torch.linalg.lstsq(effects.T, (dark + contrast * darkest).T, driver="gelsd").solution.flatten()
