@@ -170,13 +170,17 @@ def set_bits(student: SuperResolutionNetwork, bits: int) -> None:
         raise ValueError("This student was loaded bit-packed: its weights cannot change their bit-width any more.")
     if bits == quantization.bits:
         return  # what the weights' quantizers have learned stays
-    for point in student.points.activations:
-        if not point.skip:
-            _activation_quantizer(student, point.path).bits = bits
+    _set_activation_bits(student, bits)
     for convolution in quantized_convolutions(student).values():
         convolution.weight_quantizer.bits = bits
         convolution.weight_quantizer.initialize(convolution.weight.detach())
     student.quantization = replace(quantization, bits=bits)
+
+
+def _set_activation_bits(student: SuperResolutionNetwork, bits: int) -> None:
+    for point in student.points.activations:
+        if not point.skip:
+            _activation_quantizer(student, point.path).bits = bits
 
 
 @contextmanager
@@ -229,9 +233,7 @@ def take_state(student: SuperResolutionNetwork, state: dict[str, Any]) -> None:
             )
     rule = METHODS[other.method]
     check_bits(other.bits, rule.lowest_bits, rule.highest_bits)
-    for point in student.points.activations:
-        if not point.skip:
-            _activation_quantizer(student, point.path).bits = other.bits
+    _set_activation_bits(student, other.bits)
     for convolution in quantized_convolutions(student).values():
         if isinstance(convolution.weight_quantizer, PackedWeight) != state["packed"]:
             fresh = PackedWeight(other.bits) if state["packed"] else rule.weight(other.bits, student.weight_percentile)

@@ -15,11 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .conversion import (
-    QuantizedConv2d,
-    activation_quantizers,
-    full_precision,
-)
+from .conversion import QuantizedConv2d, activation_quantizers, full_precision
 from .gate import DynamicGate
 from .networks import SuperResolutionNetwork
 
@@ -166,6 +162,3 @@ def _gate_weights(gate: DynamicGate) -> int:
 def gate_cost(gate: DynamicGate) -> float:
     norm = sum(parameter.numel() for parameter in gate.norm.parameters())
     return _gate_weights(gate) * gate.bits / FULL_BITS + norm
-
-
-# ------------------------------------------------------------------------------------------- Table S1

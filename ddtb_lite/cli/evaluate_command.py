@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from .. import datasets, evaluation
 from ..reproduction import results
@@ -87,15 +85,7 @@ def run(options: argparse.Namespace) -> None:
         rows = {
             name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()
         }
-        print(json.dumps(_finite(rows)))
+        # JSON knows no infinity, which is the PSNR of equal images: null.
+        print(json.dumps(json.loads(json.dumps(rows), parse_constant=lambda _: None)))
     else:
         print("\n\n".join(str(score) for score in scores.values()))
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity, which is the PSNR of equal images: null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

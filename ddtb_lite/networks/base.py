@@ -41,6 +41,13 @@ class QuantizationPoints:
     weights: tuple[str, ...]
 
 
+def outer_points(first: str, last: str, channels: int, tail_inputs: int) -> list[ActivationPoint]:
+    """What only a fully quantized network quantizes around its blocks: their ends, the long shortcut, and the tail."""
+    skip = ActivationPoint("long_skip", channels, skip=True)
+    tail = [ActivationPoint(f"tail_inputs.{index}", channels) for index in range(tail_inputs)]
+    return [ActivationPoint(first, channels), ActivationPoint(last, channels), skip, *tail]
+
+
 @dataclass(frozen=True)
 class Quantization:
     """How a network was quantized (see `ddtb_lite.quantize` for each field)."""

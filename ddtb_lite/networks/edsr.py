@@ -18,6 +18,7 @@ from .base import (
     SuperResolutionNetwork,
     check_variant,
     count_names,
+    outer_points,
     upsampler_factors,
 )
 
@@ -132,12 +133,7 @@ class EDSR(SuperResolutionNetwork):
                 activations.append(ActivationPoint(f"{block}.output", channels))
             weights += [f"{block}.body.0", f"{block}.body.2"]
         if fully:
-            activations += [
-                ActivationPoint("body_input", channels),
-                ActivationPoint("body_output", channels),
-                ActivationPoint("long_skip", channels, skip=True),
-                *[ActivationPoint(f"tail_inputs.{i}", channels) for i in range(len(self.tail_inputs))],
-            ]
+            activations += outer_points("body_input", "body_output", channels, len(self.tail_inputs))
             upsampler = [f"tail.0.{2 * index}" for index in range(len(self.tail_inputs) - 1)]
             weights = ["head.0", *weights, f"body.{len(self.block_names())}", *upsampler, "tail.1"]
         return QuantizationPoints(tuple(activations), tuple(weights))

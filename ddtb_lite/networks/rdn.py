@@ -17,6 +17,7 @@ from .base import (
     SuperResolutionNetwork,
     check_variant,
     count_names,
+    outer_points,
     upsampler_factors,
 )
 
@@ -177,12 +178,7 @@ class RDN(SuperResolutionNetwork):
             activations.append(ActivationPoint("fusion_inputs.1", G))
         weights += ["GFF.0", "GFF.1"]
         if fully:
-            activations += [
-                ActivationPoint("shallow_input", G),
-                ActivationPoint("fusion_output", G),
-                ActivationPoint("long_skip", G, skip=True),
-                *[ActivationPoint(f"tail_inputs.{i}", G) for i in range(len(self.tail_inputs))],
-            ]
+            activations += outer_points("shallow_input", "fusion_output", G, len(self.tail_inputs))
             upsampler = [f"UPNet.{2 * index}" for index in range(len(self.tail_inputs))]
             weights = ["SFENet1", "SFENet2", *weights, *upsampler]
         return QuantizationPoints(tuple(activations), tuple(weights))

@@ -18,6 +18,7 @@ from .base import (
     SuperResolutionNetwork,
     check_variant,
     count_names,
+    outer_points,
     upsampler_factors,
 )
 
@@ -115,10 +116,7 @@ class SRResNet(SuperResolutionNetwork):
         activations: list[ActivationPoint] = []
         weights: list[str] = []
         for block in self.block_names():
-            activations += [
-                ActivationPoint(f"{block}.branch", channels),
-                ActivationPoint(f"{block}.hidden", channels),
-            ]
+            activations += [ActivationPoint(f"{block}.{name}", channels) for name in ("branch", "hidden")]
             if fully:
                 activations += [
                     ActivationPoint(f"{block}.skip", channels, skip=True),
@@ -126,12 +124,7 @@ class SRResNet(SuperResolutionNetwork):
                 ]
             weights += [f"{block}.conv1", f"{block}.conv2"]
         if fully:
-            activations += [
-                ActivationPoint("body_input", channels),
-                ActivationPoint("body_output", channels),
-                ActivationPoint("long_skip", channels, skip=True),
-                *[ActivationPoint(f"tail_inputs.{i}", channels) for i in range(len(self.tail_inputs))],
-            ]
+            activations += outer_points("body_input", "body_output", channels, len(self.tail_inputs))
             upsampler = [f"upscale.{3 * index}" for index in range(len(self.tail_inputs) - 1)]
             weights = ["conv_input", *weights, "conv_mid", *upsampler, "conv_output"]
         return QuantizationPoints(tuple(activations), tuple(weights))

@@ -43,7 +43,7 @@ def hours(network: SuperResolutionNetwork, preset: str, measured: Iterable[dict[
     speed = _speed(network.name, timed(preset, measured))
     if speed is None and preset == "paper":
         speed = OPERATIONS_PER_SECOND
-    return operations(network, Recipe.preset(preset, network)) / speed / 3600 if speed else None
+    return operations(network, vars(Recipe.preset(preset, network))) / speed / 3600 if speed else None
 
 
 def timed(preset: str, measured: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,24 +65,20 @@ def basis(preset: str, measured: Iterable[dict[str, Any]]) -> str:
     return where + ("at the speed of runs that are done" if known else "by arithmetic")
 
 
-def operations(network: SuperResolutionNetwork, recipe: Recipe) -> float:
-    """Multiplications and additions of a run.
+def operations(network: SuperResolutionNetwork, recipe: Mapping[str, Any]) -> float:
+    """Multiplications and additions of a run by a recipe, its fields by name.
 
     A step takes three forward passes' worth for the network and one for the features of its teacher.
     """
-    return _operations(network, vars(recipe))
+    passes = 3 if network.quantization is None else 4
+    macs = _macs(network.name, network.scale, tuple(network.architecture.items()), recipe["patch_size"])
+    return passes * 2 * macs * recipe["batch_size"] * recipe["steps"]
 
 
 def scoring_operations(network: SuperResolutionNetwork, pixels: int) -> float:
     """Multiplications and additions of enlarging images that have so many pixels afterwards."""
     side = 12 * network.scale  # the smallest patch that is like any other
     return 2 * _macs(network.name, network.scale, tuple(network.architecture.items()), side) * pixels / side**2
-
-
-def _operations(network: SuperResolutionNetwork, recipe: Mapping[str, Any]) -> float:
-    passes = 3 if network.quantization is None else 4
-    macs = _macs(network.name, network.scale, tuple(network.architecture.items()), recipe["patch_size"])
-    return passes * 2 * macs * recipe["batch_size"] * recipe["steps"]
 
 
 def _speed(model: str, measured: Iterable[dict[str, Any]]) -> float | None:
@@ -92,7 +88,7 @@ def _speed(model: str, measured: Iterable[dict[str, Any]]) -> float | None:
         config = run["config"]
         quantization = config["quantization"] and Quantization(**config["quantization"])
         network = outline(config["model"], config["scale"], config["architecture"], quantization)
-        speeds[network.name].append(_operations(network, config["recipe"]) / run["seconds"])
+        speeds[network.name].append(operations(network, config["recipe"]) / run["seconds"])
     # A network's large convolutions, or its discriminator, make an operation slower than another's.
     known = speeds[model] or list(itertools.chain(*speeds.values()))
     return statistics.median(known) if known else None

@@ -148,7 +148,7 @@ def measure(preset: str, device: torch.device | str | None) -> dict[str, float]:
         (step,) = median_seconds([run.advance], place, 20 if place.type == "cuda" else 3)
     (scoring,) = median_seconds([lambda: evaluate(network, pictures, device=place, progress=False)], place)
     return {
-        "training": estimates.operations(network, recipe.override(steps=1)) / step,
+        "training": estimates.operations(network, vars(recipe) | {"steps": 1}) / step,
         "scoring": estimates.scoring_operations(network, len(pictures) * MIDDLE**2) / scoring,
     }
 
@@ -161,7 +161,7 @@ def price(speed: Mapping[str, float], preset: str) -> dict[str, float]:
             with Image.open(file) as image:
                 pixels += image.width * image.height
     return {
-        name: estimates.operations(each.network, each.recipe(preset)) / speed["training"] / 60
+        name: estimates.operations(each.network, vars(each.recipe(preset))) / speed["training"] / 60
         + estimates.scoring_operations(each.network, pixels) / speed["scoring"] / 60
         for name, each in experiments().items()
     }

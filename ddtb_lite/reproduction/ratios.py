@@ -52,14 +52,13 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
     """
     place = devices.current(device)
     plain = _plain_step(place, batch_size)
-    with_teacher = _student_step(place, batch_size, teacher=True)
-    without_teacher = _student_step(place, batch_size, teacher=False)
+    with_teacher, without_teacher = (_run(place, batch_size, teacher) for teacher in (True, False))
     with uniform.compiled():
-        times = median_seconds([plain, with_teacher, without_teacher], place)
+        times = median_seconds([plain, with_teacher.advance, without_teacher.advance], place)
         quantizer, relu = median_seconds(_elementwise(place, batch_size), place, repeats=15)
     scoring, running = median_seconds(_evaluation(place), place)
     size = f"batch {batch_size}, 48×48 patches"
-    precision = _precision_of(place)
+    precision = with_teacher.precision if with_teacher.precision != "fp32" else "fp32, no bf16 instructions here"
     ratios = {
         "step_vs_fp32": Ratio(times[1] / times[0], f"2-bit DDTB step with teacher ({precision}), {size}"),
         "step_vs_fp32_without_teacher": Ratio(times[2] / times[0], f"the same without teacher ({precision})"),
@@ -70,11 +69,6 @@ def benchmark(device: str = "cpu", batch_size: int = BATCH_SIZE) -> dict[str, Ra
         about = "peak memory of the step, against recorded operations"
         ratios["peak_memory_vs_naive"] = Ratio(_memory_ratio(device), about)
     return ratios
-
-
-def _precision_of(device: torch.device) -> str:
-    run = _run(device, 2, teacher=False)
-    return run.precision if run.precision != "fp32" else "fp32, no bf16 instructions here"
 
 
 def _plain_step(device: torch.device, batch_size: int) -> Callable[[], None]:
@@ -117,10 +111,6 @@ def student_run(
 def _run(device: torch.device, batch_size: int, teacher: bool) -> Run:
     torch.manual_seed(0)
     return student_run(build("edsr", SCALE), LOW_RESOLUTION_PATCH, batch_size, device, teacher)
-
-
-def _student_step(device: torch.device, batch_size: int, teacher: bool) -> Callable[[], None]:
-    return _run(device, batch_size, teacher).advance
 
 
 def _elementwise(device: torch.device, batch_size: int) -> list[Callable[[], None]]:

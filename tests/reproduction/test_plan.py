@@ -87,7 +87,7 @@ def test_scoring_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "benchmarks", lambda: [])
     trained = plan.price({"training": 60.0, "scoring": 1.0}, "short")["edsr_x4"]
     assert trained * 3600 == estimates.operations(
-        experiments()["edsr_x4"].network, experiments()["edsr_x4"].recipe("short")
+        experiments()["edsr_x4"].network, vars(experiments()["edsr_x4"].recipe("short"))
     )
 
 

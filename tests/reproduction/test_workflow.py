@@ -281,7 +281,7 @@ def test_an_outline_is_enough_to_count_and_to_choose_a_recipe() -> None:
     for real, sketch in ((full, outline), (student, quantized)):
         recipe = Recipe.preset("short", real)
         assert Recipe.preset("short", sketch) == recipe
-        assert estimates.operations(sketch, recipe) == estimates.operations(real, recipe)
+        assert estimates.operations(sketch, vars(recipe)) == estimates.operations(real, vars(recipe))
     assert outline.quantization is None  # its students are copies
 
 
