@@ -1,7 +1,8 @@
 """Panels that stand side by side on a wide screen stand below each other on a phone, where they would be too small.
 
 A figure of several panels is one picture. Where white gutters run through it from top to bottom, a narrow screen shows
-the pieces between them one after the other: the same file, each time another part of it.
+the pieces between them one after the other: the same file, each time another part of it. A wide picture in one piece
+keeps a size at which it can be read, and is moved by a finger.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from PIL import Image
 
 # All in pixels, of figures at 110 dots an inch. Narrower pictures fit a phone, and higher ones compare row by row.
 WIDE, ASPECT = 560, 1.4
+# From this width on a single panel is too small on a phone; there it gets this share of its width.
+WIDER, READABLE = 750, 0.62
 # Narrower gaps lie inside a panel. A heading or a legend has few lines of text, and no rule as an axis has.
 GUTTER, LINES, RULE = 7, 60, 0.4
 # A piece this thin is no panel but an axis' numbers, at the left of what they count. A first panel wider than the next
@@ -82,13 +85,14 @@ def _trimmed(inked: np.ndarray, top: int, bottom: int) -> Box:
 
 
 def stacked(page: str, folder: Path) -> str:
-    """The HTML of a page in `folder`, with a stack of panels after each picture that has several."""
+    """The HTML of a page in `folder`, with a stack of panels after each picture that has several; others may scroll."""
 
     def with_stack(match: re.Match[str]) -> str:
         file = Path(os.path.normpath(folder / match[1]))
-        if not (found := panels(file)):
-            return match[0]
         across = Image.open(file).width
+        if not (found := panels(file)):
+            readable = f'<span class="scrolling" style="--readable: {READABLE * across:.0f}px">{match[0]}</span>'
+            return readable if across > WIDER else match[0]
         pieces = ""
         for number, (left, top, right, bottom) in enumerate(found, 1):
             width = right - left
@@ -109,7 +113,11 @@ def _stack(app: Any, error: Exception | None) -> None:
     for file in Path(app.outdir).rglob("*.html"):
         page = file.read_text(encoding="utf-8")
         # A page that was not built again has its stacks already.
-        if 'class="stacked"' not in page and (narrow := stacked(page, file.parent)) != page:
+        if (
+            'class="stacked"' not in page
+            and 'class="scrolling"' not in page
+            and (narrow := stacked(page, file.parent)) != page
+        ):
             file.write_text(narrow, encoding="utf-8")
 
 

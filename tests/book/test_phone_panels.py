@@ -79,6 +79,29 @@ def test_a_stack_shows_each_part_at_its_place(tmp_path: Path) -> None:
     assert phone_panels.stacked(shown[:0], tmp_path) == ""
 
 
+@pytest.mark.parametrize(("inches", "moves"), [(6.5, False), (9, True)])
+def test_a_wide_panel_keeps_a_size_that_can_be_read(inches: float, moves: bool, tmp_path: Path) -> None:
+    figure = plt.figure(figsize=(inches, 2), dpi=100)
+    figure.add_subplot().plot([0, 1], [0, 1])
+    (tmp_path / "_images").mkdir()
+    figure.savefig(tmp_path / "_images/figure.png", dpi=100)
+    plt.close(figure)
+    image = '<img alt="a line" src="_images/figure.png" />'
+    shown = phone_panels.stacked(image, tmp_path)
+    assert ("--readable: 558px" in shown) == moves and (shown == image) == (not moves)
+
+
+def test_on_a_phone_a_wide_panel_scrolls_and_the_page_does_not(built: Path, browser: Any) -> None:
+    file = next(path for path in sorted(built.rglob("*.html")) if 'class="scrolling"' in path.read_text("utf-8"))
+    for width, scrolls in ((1280, False), (390, True)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(file.as_uri())
+        place = page.locator(".scrolling").first
+        assert place.evaluate("place => place.scrollWidth > place.clientWidth + 50") == scrolls
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.close()
+
+
 def test_on_a_phone_the_stack_replaces_the_figure(built: Path, browser: Any) -> None:
     file = next(path for path in sorted(built.rglob("*.html")) if 'class="stacked"' in path.read_text(encoding="utf-8"))
     for width, wide, narrow in ((1280, True, False), (390, False, True)):
