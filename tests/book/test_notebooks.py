@@ -158,6 +158,20 @@ def test_parameters_are_literals(path: Path) -> None:
 
 
 @each_notebook
+def test_no_loop_leaves_another_value_in_a_parameter(path: Path) -> None:
+    """A loop outside functions goes on under its variable's name: `for bits in (2, 3, 8)` changes the page's bits."""
+    cells = code_cells(read(path))
+    (marked,) = (cell for cell in cells if "parameters" in tags(cell))
+    parameters = {name.id for name in ast.walk(ast.parse(text(marked["source"]))) if isinstance(name, ast.Name)}
+    for cell in cells:
+        tree = ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell["source"]), flags=re.MULTILINE))
+        inner = {each for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for each in ast.walk(outer)}
+        for loop in (each for each in ast.walk(tree) if isinstance(each, ast.For) and each not in inner):
+            taken = {name.id for name in ast.walk(loop.target) if isinstance(name, ast.Name)} & parameters
+            assert not taken, f"line {loop.lineno} of the cell takes {taken} for a loop"
+
+
+@each_notebook
 def test_notebook_opens_and_installs_on_colab(path: Path) -> None:
     notebook = read(path)
     repository = REPOSITORY.removeprefix("https://github.com/")
