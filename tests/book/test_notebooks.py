@@ -19,6 +19,7 @@ BOOK = ROOT / "book"
 NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 LARGEST_NOTEBOOK = 3_000_000  # bytes
+SETTINGS = {"network", "scale", "bits", "lower", "upper"}  # where a page sets them, parameters or not
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[str(p.relative_to(BOOK)) for p in NOTEBOOKS])
 
@@ -33,6 +34,10 @@ def text(value: str | list[str]) -> str:
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def names_in(target: ast.expr) -> set[str]:
+    return {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
 def tags(cell: dict[str, Any]) -> list[str]:
@@ -158,17 +163,18 @@ def test_parameters_are_literals(path: Path) -> None:
 
 
 @each_notebook
-def test_no_loop_leaves_another_value_in_a_parameter(path: Path) -> None:
-    """A loop outside functions goes on under its variable's name: `for bits in (2, 3, 8)` changes the page's bits."""
-    cells = code_cells(read(path))
-    (marked,) = (cell for cell in cells if "parameters" in tags(cell))
-    parameters = {name.id for name in ast.walk(ast.parse(text(marked["source"]))) if isinstance(name, ast.Name)}
-    for cell in cells:
+def test_no_loop_leaves_another_value_in_a_setting(path: Path) -> None:
+    """A loop outside functions goes on under its variable's name: after `for bits in (2, 3, 8)` a page has 8 bits."""
+    settings: set[str] = set()
+    for cell in code_cells(read(path)):
         tree = ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell["source"]), flags=re.MULTILINE))
         inner = {each for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for each in ast.walk(outer)}
         for loop in (each for each in ast.walk(tree) if isinstance(each, ast.For) and each not in inner):
-            taken = {name.id for name in ast.walk(loop.target) if isinstance(name, ast.Name)} & parameters
-            assert not taken, f"line {loop.lineno} of the cell takes {taken} for a loop"
+            assert not (taken := names_in(loop.target) & settings), f"{taken} in: for {ast.unparse(loop.target)}"
+        every = "parameters" in tags(cell)
+        for assignment in (each for each in ast.walk(tree) if isinstance(each, ast.Assign) and each not in inner):
+            found = set().union(*map(names_in, assignment.targets))
+            settings |= found if every else found & SETTINGS
 
 
 @each_notebook
