@@ -167,7 +167,7 @@ def test_no_loop_leaves_another_value_in_a_setting(path: Path) -> None:
     """A loop outside functions goes on under its variable's name: after `for bits in (2, 3, 8)` a page has 8 bits."""
     settings: set[str] = set()
     for cell in code_cells(read(path)):
-        tree = ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell["source"]), flags=re.MULTILINE))
+        tree = syntax(cell)
         inner = {each for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for each in ast.walk(outer)}
         for loop in (each for each in ast.walk(tree) if isinstance(each, ast.For) and each not in inner):
             assert not (taken := names_in(loop.target) & settings), f"{taken} in: for {ast.unparse(loop.target)}"
