@@ -28,6 +28,8 @@ GUTTER, LINES, RULE = 7, 60, 0.4
 THIN, NAMES, SHARE = 60, 60, 0.5
 # Panels narrower than this stand in pairs.
 HALF = 260
+# A panel with less than this share of its height in use is cut short.
+FILLED = 0.7
 WHITE = 250
 IMAGE = re.compile(r'<img [^>]*?src="([^"]*_images/[^"]+\.png)"[^>]*>')
 
@@ -47,7 +49,8 @@ def panels(file: Path) -> list[Box]:
     for first, last in _bands(inked):
         if len(found := _columns(inked[first:last])) > 1:
             lines = [_trimmed(inked, top, bottom) for top, bottom in ((0, first), (last, height)) if top < bottom]
-            return [*lines[: first > 0], *((left, first, right, last) for left, right in found), *lines[first > 0 :]]
+            parts = [(left, first, right, _end(inked[first:last, left:right]) + first) for left, right in found]
+            return [*lines[: first > 0], *parts, *lines[first > 0 :]]
     return []
 
 
@@ -77,6 +80,12 @@ def _columns(inked: np.ndarray) -> list[tuple[int, int]]:
     begins = [0, *(right for left, right in pairwise(cuts) if right - left >= THIN)]
     # What is left at the end, such as a scale of colours, has one neighbour only.
     return list(pairwise([*begins[:-1], inked.shape[1]]))
+
+
+def _end(inked: np.ndarray) -> int:
+    """Where a panel ends: early, if the place below it is empty, which in other panels is not."""
+    end = int(np.flatnonzero(inked.any(1))[-1]) + GUTTER
+    return end if end < FILLED * len(inked) else len(inked)
 
 
 def _trimmed(inked: np.ndarray, top: int, bottom: int) -> Box:

@@ -79,6 +79,17 @@ def test_a_stack_shows_each_part_at_its_place(tmp_path: Path) -> None:
     assert phone_panels.stacked(shown[:0], tmp_path) == ""
 
 
+def test_a_column_that_ends_early_is_cut_short(tmp_path: Path) -> None:
+    figure, axes = plt.subplots(2, 2, figsize=(8, 4), dpi=100)
+    for place in axes.flat:
+        place.plot([0, 1], [0, 1])
+    axes[1, 1].remove()
+    figure.savefig(tmp_path / "figure.png", dpi=100)
+    plt.close(figure)
+    (_, top, _, long), (*_, short) = phone_panels.panels(tmp_path / "figure.png")
+    assert top == 0 and long == 400 and 150 < short < 250
+
+
 @pytest.mark.parametrize(("inches", "moves"), [(6.5, False), (9, True)])
 def test_a_wide_panel_keeps_a_size_that_can_be_read(inches: float, moves: bool, tmp_path: Path) -> None:
     figure = plt.figure(figsize=(inches, 2), dpi=100)
