@@ -34,6 +34,9 @@ NOT_KEPT = {
     *(f"edsr_x4_{method}_4bit" for method in PEERS),
     "edsr_x4_ddtb_2bit_percentile_95_no_gate",
     *(f"edsr_x4_ddtb_2bit_convolutions_percentile_{percentile}" for percentile in (95, 97)),
+    "edsr_x4_lsq_2bit_longer",
+    *(f"srresnet_x{scale}_fqsr_4bit_fully" for scale in (2, 4)),
+    *(f"srgan_x{scale}_{method}_4bit_fully" for scale in (2, 4) for method in ("ddtb", "fqsr")),
 }
 WITHOUT_DATA = pytest.mark.skipif("DDTB_DATA" not in os.environ, reason="needs Set5, in the folder $DDTB_DATA")
 
