@@ -43,7 +43,7 @@ FIRST_EDITION = {
     "tables/main-results": 14903,
     "tables/rdn-stability": 7834,
 }
-SHORTER, NONE_ABOVE = 2 / 3, 0.9
+SHORTER, NONE_ABOVE = 2 / 3, 0.83
 
 
 @pytest.fixture(scope="module")
