@@ -13,6 +13,7 @@ import pytest
 
 from ddtb_lite.book import tables
 from ddtb_lite.networks import Quantization
+from ddtb_lite.reproduction import results
 from ddtb_lite.reproduction.claims import Claim, ledger, runs_of
 from ddtb_lite.reproduction.estimates import outline
 from ddtb_lite.reproduction.experiment import TRAINING_DATA, Change
@@ -217,6 +218,16 @@ def test_a_changed_short_run_is_no_seed_of_the_others(change: dict[str, Any]) ->
 
 def test_other_training_data_are_not_the_papers() -> None:
     assert not runs_of({"p": paper_run(training_data=["T91"])}, "edsr", 4, 2, "ddtb")
+
+
+def test_the_adversarial_run_of_the_experiments_counts_and_no_other() -> None:
+    """Its recipe is the preset's, changed; without the discriminator it would be another network."""
+    stored = results.all_results()["srgan_x4"]
+    recipe = stored["config"]["recipe"]
+    assert recipe["adversarial_weight"] == 1
+    for weight, counts in ((1.0, True), (0.0, False), (0.5, False)):
+        changed = {**stored, "config": {**stored["config"], "recipe": {**recipe, "adversarial_weight": weight}}}
+        assert bool(runs_of({"r": changed}, "srgan", 4, 32, "fp")) == counts, weight
 
 
 @pytest.mark.parametrize("method", ["ddtb", "fqsr"])
