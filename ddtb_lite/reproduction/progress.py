@@ -98,7 +98,8 @@ def last_step(folder: Path, preset: str) -> int | None:
     if not state.exists():
         return None
     try:
-        with safetensors.safe_open(state, "pt") as file:
+        # For "pt" the file would be opened twice, and a run may replace it in between.
+        with safetensors.safe_open(state, "np") as file:
             facts = json.loads(file.metadata()["run"])
     except safetensors.SafetensorError as error:
         raise ValueError(f"{state} is damaged ({error}): delete its folder to start that run again.") from error

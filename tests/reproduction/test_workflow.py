@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 
 from ddtb_lite import build, quantize
 from ddtb_lite.cli import main, parser
@@ -286,6 +287,16 @@ def test_an_outline_is_enough_to_count_and_to_choose_a_recipe() -> None:
 
 
 # --------------------------------------------------------------------------------------------- progress
+
+
+def test_a_state_is_opened_once_for_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may replace the file at any moment; PyTorch would open it a second time, by its name."""
+    facts = {"step": 7, "identity": {"recipe": {"preset_name": "short"}}}
+    safetensors.torch.save_file({"x": torch.zeros(2)}, tmp_path / "state.safetensors", {"run": json.dumps(facts)})
+    opened: list[object] = []
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", lambda *arguments, **_: opened.append(arguments))
+    assert progress.last_step(tmp_path, "short") == 7 and progress.last_step(tmp_path, "paper") is None
+    assert not opened
 
 
 def test_ones_own_run_hides_a_published_one_unless_it_is_shorter() -> None:

@@ -28,6 +28,7 @@ from ddtb_lite.cli import main
 from ddtb_lite.gate import DynamicGate
 from ddtb_lite.networks import SuperResolutionNetwork
 from ddtb_lite.quantizers import METHODS
+from ddtb_lite.reproduction.progress import last_step
 from ddtb_lite.support import distributed
 from ddtb_lite.training.run import Run
 
@@ -383,7 +384,7 @@ def test_kill_terminate_and_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "disturbed"
 
     def saved_step() -> int:
-        return state(folder)[1]["step"] if (folder / "state.safetensors").exists() else 0
+        return last_step(folder, "smoke") or 0
 
     def alone_for(steps: int) -> None:
         advance, until = Run.advance, saved_step() + steps
