@@ -122,11 +122,7 @@ def _stack(app: Any, error: Exception | None) -> None:
     for file in Path(app.outdir).rglob("*.html"):
         page = file.read_text(encoding="utf-8")
         # A page that was not built again has its stacks already.
-        if (
-            'class="stacked"' not in page
-            and 'class="scrolling"' not in page
-            and (narrow := stacked(page, file.parent)) != page
-        ):
+        if not re.search('class="(stacked|scrolling)"', page) and (narrow := stacked(page, file.parent)) != page:
             file.write_text(narrow, encoding="utf-8")
 
 
