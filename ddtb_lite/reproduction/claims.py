@@ -205,11 +205,7 @@ def _as_prescribed(config: dict[str, Any]) -> bool:
     quantization, recipe = config["quantization"], config["recipe"]
     how = None if quantization is None else Quantization(**quantization)
     network = outline(config["model"], config["scale"], quantization=how)
-    name = recipe["preset_name"]
-    presets = [Recipe.preset(name, network, own_rates) for own_rates in (False, True)]
-    usual = experiments().get(f"{config['model']}_x{config['scale']}")
-    if how is None and usual:  # SRGAN's has a discriminator
-        presets.append(usual.recipe(name))
+    presets = (Recipe.preset(recipe["preset_name"], network, own_rates) for own_rates in (False, True))
     return any(preset.agrees_with(recipe) for preset in presets)
 
 

@@ -19,8 +19,6 @@ PEERS = ("minmax", "dorefa", "pact", "pams", "lsq", "fqsr")
 # The architecture's own percentile clips the shortcuts of a fully quantized network, which carry the picture itself.
 FULLY_PERCENTILE = 99.9
 FULLY = Change((("percentile", FULLY_PERCENTILE),))
-# SRGAN's own balance of pixels and discriminator, see `adversarial.Adversary`, without the VGG loss; and its rate.
-ADVERSARIAL = Change(recipe=(("adversarial_weight", 1), ("learning_rate", 1e-4)))
 SMALL_RDN = (("D", 4), ("C", 4))
 # The short preset's bounds learn faster than the paper's, which helps a start that is far off.
 PAPER_RATE = Change(recipe=(("bound_learning_rate", 0.01),))
@@ -60,10 +58,8 @@ def _all() -> Iterator[Experiment]:
         starts = ("edsr_x2", "edsr_x4") if model == "srresnet" else (None, f"{model}_x2")
         for scale, start in zip((2, 4), starts, strict=True):
             yield Experiment(f"{model}_x{scale}", "full precision", model, scale, start=start)
-    for scale in (2, 4):
-        # The generator is SRResNet, which goes on against a discriminator.
-        name, start = f"srgan_x{scale}", f"srresnet_x{scale}"
-        yield Experiment(name, "full precision", "srgan", scale, start=start, change=ADVERSARIAL)
+    for scale in (2, 4):  # SRGAN's generator is SRResNet, which goes on against a discriminator
+        yield Experiment(f"srgan_x{scale}", "full precision", "srgan", scale, start=f"srresnet_x{scale}")
     for model, scale, bits in itertools.product(("edsr", "rdn", "srresnet"), (4, 2), (2, 3, 4)):
         for method in ("ddtb", *PEERS):
             yield _student("main results", model, scale, bits, method)

@@ -22,6 +22,8 @@ PRECISIONS = ("auto", *DTYPES)
 WITHOUT_TRACE = {"checkpointing", "placement", "save_every"}
 # How a step is computed and a run is watched, not what it learns.
 TECHNICAL = WITHOUT_TRACE | {"validate_every", "precision", "compile", "channels_last"}
+# SRGAN's own balance of pixels and discriminator, see `adversarial.Adversary`.
+SRGAN_WEIGHT = 1.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,13 @@ class Recipe:
 
         "long" gives a student four times the steps of "short", in bf16 where the device has it; in full precision it is
         "short" under another name. A quantized network gets the recipe of quantization-aware training, a full-precision
-        one that of its baseline. Every method gets DDTB's learning rates, so that methods can be compared, unless
-        `own_rates` asks for those of its paper. Raises `ValueError` for another name.
+        one that of its baseline, SRGAN's against a discriminator. Every method gets DDTB's learning rates, so that
+        methods can be compared, unless `own_rates` asks for those of its paper. Raises `ValueError` for another name.
         """
         recipe = cls._preset(name, network)
-        if own_rates and network.quantization is not None:
+        if network.quantization is None:
+            return recipe._against_a_discriminator(network.scale) if network.name == "srgan" else recipe
+        if own_rates:
             method = METHODS[network.quantization.method]
             recipe = replace(
                 recipe,
@@ -204,6 +208,12 @@ class Recipe:
             # Students of different machines are compared, and what is fastest differs from one to the next.
             precision="fp32",
         )
+
+    def _against_a_discriminator(self, scale: int) -> Recipe:
+        # A discriminator takes patches of whole multiples of 16 pixels.
+        unit = math.lcm(16, scale)
+        patch_size = math.ceil(self.patch_size / unit) * unit
+        return replace(self, patch_size=patch_size, learning_rate=1e-4, adversarial_weight=SRGAN_WEIGHT)
 
     def agrees_with(self, stored: Mapping[str, Any]) -> bool:
         """Whether the recipe in a result file, which may be older than some fields, trains as this one does."""

@@ -103,7 +103,10 @@ class Run:
         adversary = None
         if recipe.adversarial_weight:
             if distributed.world_size() > 1:
-                raise ValueError("Adversarial training runs in one process only; start it without torchrun.")
+                raise ValueError(
+                    "A discriminator is trained in one process only: start it without torchrun, or give "
+                    "adversarial_weight=0 (--set adversarial_weight=0)."
+                )
             adversary = Adversary(
                 recipe.adversarial_loss,
                 recipe.patch_size,

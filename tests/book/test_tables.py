@@ -221,7 +221,7 @@ def test_other_training_data_are_not_the_papers() -> None:
 
 
 def test_the_adversarial_run_of_the_experiments_counts_and_no_other() -> None:
-    """Its recipe is the preset's, changed; without the discriminator it would be another network."""
+    """Without the preset's discriminator it would be another network."""
     stored = results.all_results()["srgan_x4"]
     recipe = stored["config"]["recipe"]
     assert recipe["adversarial_weight"] == 1

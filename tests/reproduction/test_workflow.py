@@ -118,9 +118,7 @@ def test_the_grid_is_the_papers() -> None:
 
 def test_srgan_alone_meets_a_discriminator() -> None:
     """The generator is SRResNet: trained for PSNR alone, the run would be SRResNet's under another name."""
-    adversarial = {
-        each.name for each in ALL.values() if "adversarial_weight=1" in parser().parse_args(each.arguments("short")).set
-    }
+    adversarial = {each.name for each in ALL.values() if each.recipe("short").adversarial_weight}
     assert adversarial == {"srgan_x2", "srgan_x4"}
 
 

@@ -94,6 +94,18 @@ def test_the_papers_baseline_is_halved_once() -> None:
 # --------------------------------------------------------------------------------------- other presets
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_srgan_alone_meets_a_discriminator(preset: str, scale: int) -> None:
+    """Without one, the same command would train SRResNet under another name."""
+    recipe = Recipe.preset(preset, network("srgan", scale))
+    assert (recipe.adversarial_weight, recipe.learning_rate) == (1, 1e-4)
+    assert recipe.patch_size % 16 == 0 == recipe.patch_size % scale, "what a discriminator takes"
+    assert recipe.patch_size - Recipe.preset(preset, network("srresnet", scale)).patch_size in (0, 24)
+    others = [network("srresnet", scale), network("edsr", scale), student("srgan", scale)]
+    assert not any(Recipe.preset(preset, each).adversarial_weight for each in others)
+
+
 def test_the_cosine() -> None:
     recipe = Recipe("x", steps=100, halve_every=None, learning_rate=1e-3, bound_learning_rate=1e-2)
     for step, factor in [(0, 1), (25, (1 + math.sqrt(0.5)) / 2), (50, 0.5), (75, (1 - math.sqrt(0.5)) / 2), (100, 0)]:
@@ -128,6 +140,8 @@ def test_every_preset_fits_every_network(name: str, scale: int) -> None:
             assert recipe.patch_size % scale == 0
         assert Recipe.preset(preset, full).falling_bits == ()
         assert Recipe.preset(preset, quantized).calibration_batches >= 1
+        if (name, scale) == ("srgan", 3):
+            continue  # a discriminator does not take patches of 72 pixels
         # The patches of a student are its teacher's.
         assert Recipe.preset(preset, full).patch_size == Recipe.preset(preset, quantized).patch_size
 
