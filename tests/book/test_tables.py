@@ -197,6 +197,13 @@ def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
     assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["p"]
 
 
+def test_a_long_run_replaces_no_short_one() -> None:
+    """The other rows of its table had the short one's budget."""
+    longer = run("l", 1, preset_name="long")
+    assert [each["run"] for each in runs_of({"l": longer}, "edsr", 4, 2, "ddtb")] == ["l"]
+    assert [each["run"] for each in runs_of({"a": run("a", 0), "l": longer}, "edsr", 4, 2, "ddtb")] == ["a"]
+
+
 def test_a_smoke_run_replaces_nothing() -> None:
     measured = {"a": run("a", 0, preset_name="smoke"), "b": run("b", 1)}
     assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["b"]
