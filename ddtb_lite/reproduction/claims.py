@@ -25,10 +25,6 @@ from .grid import FULLY_PERCENTILE, experiments
 REPRODUCED_WITHIN = 0.05
 APPROXIMATE_WITHIN = 0.3
 
-# Which runs of a network count, if there are several kinds. Most have no long one, and the rows of a table are to have
-# had one budget.
-PREFERRED = ("paper", "short", "long", "smoke")
-
 # The tables of scores in `data/paper`, and the purpose of the experiments that repeat them.
 PURPOSES = {"main_results": "main results", "table_s2_fully_quantized": "fully quantized"}
 
@@ -169,9 +165,9 @@ def runs_of(
 ) -> list[dict[str, Any]]:
     """The runs of a network as the paper has it that scored the data set, one a seed, all of one preset.
 
-    The preset is the first that there is of `PREFERRED`; each run unchanged and, unless `any_data` will do, on the
-    preset's training data. Smaller networks and ablations are other networks. In full precision
-    (`method` "fp") `bits` do not matter.
+    A longer preset counts before a shorter one; each run unchanged and, unless `any_data` will do, on the preset's
+    training data. Smaller networks and ablations are other networks, and what the experiments run long where others are
+    short has another budget: left aside. In full precision (`method` "fp") `bits` do not matter.
     """
 
     def preset(run: dict[str, Any]) -> str:
@@ -180,6 +176,8 @@ def runs_of(
     def fits(run: dict[str, Any]) -> bool:
         config = run["config"]
         if "recipe" not in config or dataset not in run["scores"]:
+            return False
+        if (planned := experiments().get(run["run"])) and planned.long:
             return False
         if (config["model"], config["scale"]) != (model, scale) or not _full_size(config):
             return False
@@ -191,7 +189,7 @@ def runs_of(
         alike = all(config["quantization"][key] == value for key, value in wanted.items())
         return alike and not _is_ablation(config)
 
-    fitting = sorted(filter(fits, measured.values()), key=lambda run: (PREFERRED.index(preset(run)), run["seed"]))
+    fitting = sorted(filter(fits, measured.values()), key=lambda run: (-progress.length(run), run["seed"]))
     chosen: dict[int, dict[str, Any]] = {}
     for run in fitting:
         if preset(run) == preset(fitting[0]):

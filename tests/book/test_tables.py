@@ -199,9 +199,11 @@ def test_a_run_of_the_papers_length_replaces_shorter_ones() -> None:
 
 def test_a_long_run_replaces_no_short_one() -> None:
     """The other rows of its table had the short one's budget."""
-    longer = run("l", 1, preset_name="long")
-    assert [each["run"] for each in runs_of({"l": longer}, "edsr", 4, 2, "ddtb")] == ["l"]
-    assert [each["run"] for each in runs_of({"a": run("a", 0), "l": longer}, "edsr", 4, 2, "ddtb")] == ["a"]
+    name = "edsr_x4_ddtb_2bit_long"
+    for measured in ({"a": run("a", 0), name: run(name, 1, preset_name="long")}, {"a": run("a", 0)}):
+        assert [each["run"] for each in runs_of(measured, "edsr", 4, 2, "ddtb")] == ["a"]
+    everything_long = {"a": run("a", 0), "b": run("b", 1, preset_name="long")}
+    assert [each["run"] for each in runs_of(everything_long, "edsr", 4, 2, "ddtb")] == ["b"], "somebody's own budget"
 
 
 def test_a_smoke_run_replaces_nothing() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ddtb_lite import build, checkpoints, datasets, evaluate, load
 from ddtb_lite.cli import arguments, parser
+from ddtb_lite.quantizers import LATER
 from ddtb_lite.reproduction import results
 from ddtb_lite.reproduction.acceptance import score_within
 from ddtb_lite.reproduction.grid import PEERS
@@ -32,9 +33,15 @@ NOT_KEPT = {
     "rdn_d4c4_x4_ddtb_3bit_paper_rate_seed0",
     "rdn_d4c4_x4_ddtb_3bit_fixed_start_paper_rate_seed0",
     *(f"edsr_x4_{method}_4bit" for method in PEERS),
+    *(f"edsr_x4_{method}_3bit" for method in ("dorefa", "pact", "fqsr")),
     "edsr_x4_ddtb_2bit_percentile_95_no_gate",
     *(f"edsr_x4_ddtb_2bit_convolutions_percentile_{percentile}" for percentile in (95, 97)),
-    "edsr_x4_lsq_2bit_longer",
+    "edsr_x4_ddtb_2bit_convolutions_no_gate",
+    *(f"edsr_x4_{method}_2bit_convolutions" for method in ("pams", *LATER)),
+    *(f"edsr_x4_{method}_2bit" for method in LATER),
+    *(f"edsr_x4_{method}_2bit_longer" for method in ("ddtb", "lsq")),
+    "edsr_x4_ddtb_2bit_long",
+    "edsr_x4_lsq_2bit_convolutions_long",
     *(f"srresnet_x{scale}_fqsr_4bit_fully" for scale in (2, 4)),
     *(f"srgan_x{scale}_{method}_4bit_fully" for scale in (2, 4) for method in ("ddtb", "fqsr")),
 }
