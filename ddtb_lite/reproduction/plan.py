@@ -38,6 +38,8 @@ ORDER = (
         for network in ("srresnet_x4", "rdn_x4", "srresnet_x2", "rdn_x2")
         for name in (network, *(f"{network}_{each}" for each in STUDENTS))
     ),
+    *(f"srresnet_x{scale}_{each}" for scale in (4, 2) for each in FULLY),
+    *(name for scale in (4, 2) for name in (f"srgan_x{scale}", *(f"srgan_x{scale}_{each}" for each in FULLY))),
 )
 PLAN = "plan.json"
 # The speed of scoring is measured on the middle of the embedded photographs, so many pixels wide and high.

@@ -115,7 +115,7 @@ class Recipe:
 
     @classmethod
     def preset(cls, name: str, network: SuperResolutionNetwork, own_rates: bool = False) -> Recipe:
-        """A network's recipe "smoke" (seconds), "short" (for a CPU), "long" or "paper" (section 8 to the letter).
+        """A network's recipe "smoke" (seconds), "short" (for a CPU), "long" or "paper" (section 8).
 
         "long" gives a student four times the steps of "short", in bf16 where the device has it; in full precision it is
         "short" under another name. A quantized network gets the recipe of quantization-aware training, a full-precision

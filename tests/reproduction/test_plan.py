@@ -15,6 +15,7 @@ import pytest
 from ddtb_lite import build, complexity, datasets
 from ddtb_lite.cli import main
 from ddtb_lite.reproduction import bundle, estimates, plan, runner
+from ddtb_lite.reproduction.claims import ledger
 from ddtb_lite.reproduction.experiment import Experiment
 from ddtb_lite.reproduction.grid import experiments
 from ddtb_lite.training import Diverged
@@ -50,6 +51,12 @@ def test_every_name_in_the_order_is_an_experiment() -> None:
         "edsr_x4_lsq_2bit",
         "edsr_x4_pams_2bit",
     )
+
+
+def test_every_score_that_the_paper_prints_for_its_method_can_come() -> None:
+    printed = [claim for claim in ledger({}) if claim.method in ("FP", "DDTB", "FQSR")]
+    names = {Path(claim.command.split("--out ")[1].split()[0]).name for claim in printed}
+    assert len(names) > 30 and names <= set(plan.ORDER)
 
 
 def test_a_teacher_is_trained_only_if_time_is_left_for_a_student() -> None:
