@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         )
         for name in options.data
     }
+    seconds = time.perf_counter() - started
     if options.out:
         results.write(
             options.out,
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
             seed=0,
             data={name: datasets.fingerprint(name) for name in options.data},
             curve=[],
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             checkpoint=f"data/checkpoints/{file.name}" if file and carried else None,
             scores=scores,
             command=arguments.command_line(options),
@@ -80,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.publish and file:
         fingerprints = {name: datasets.fingerprint(name) for name in options.data}
-        print(results.add_scores(file.stem, scores, fingerprints), file=sys.stderr)
+        path = results.add_scores(file.stem, scores, fingerprints, seconds=seconds, device=options.device)
+        print(path, file=sys.stderr)
     if options.json:
         rows = {
             name: {"psnr": score.psnr, "ssim": score.ssim, "images": score.images} for name, score in scores.items()

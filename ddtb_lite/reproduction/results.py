@@ -36,6 +36,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "scores": dict,
     "command": str,
 }
+# Where the scores of some data sets came from that a run got later, by data set; a file may do without.
+ADDED = "added"
 
 __all__ = ["KEYS", "accepted", "all_results", "environment", "paper_tables", "read", "write"]
 
@@ -66,16 +68,13 @@ def write(
     Raises `ValueError` for anything that `read` would refuse, before a file is touched; otherwise as
     `atomic_write`.
     """
-    here = environment(device, precision)
     result = without_paths(
         {
             "run": run,
             "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
             "seed": seed,
             "data": dict(data),
-            "versions": here["versions"],
-            "device": here["device"],
-            "commit": f"{here['commit']}-dirty" if here["dirty"] else here["commit"],
+            **_origin(device, precision),
             "seconds": round(seconds, 1),
             "curve": curve,
             "checkpoint": checkpoint,
@@ -130,11 +129,19 @@ def all_results(folder: str | os.PathLike[str] | None = None) -> dict[str, dict[
     return results
 
 
-def add_scores(run: str, scores: Mapping[str, Any], data: Mapping[str, str]) -> Path:
+def add_scores(
+    run: str,
+    scores: Mapping[str, Any],
+    data: Mapping[str, str],
+    *,
+    seconds: float,
+    device: torch.device | str | None = None,
+) -> Path:
     """Give a published run the scores of its shipped network on further data sets; returns its file.
 
-    `scores` and `data` as in `write`. Raises `ValueError` for a data set that was scored already, and if the package is
-    installed; otherwise as `read` and `atomic_write`.
+    `scores`, `data` and `device` as in `write`, `seconds` the wall time of the scoring. Versions, device and commit
+    belong to the run; those of the scores stand under "added". Raises `ValueError` for a data set that was scored
+    already, and if the package is installed; otherwise as `read` and `atomic_write`.
     """
     path = resources.published("results") / f"{run}.json"
     result = read(path)
@@ -142,6 +149,8 @@ def add_scores(run: str, scores: Mapping[str, Any], data: Mapping[str, str]) -> 
         raise ValueError(f"{run} has scores on {', '.join(known)} already.")
     result["scores"] |= {name: _scores(item) for name, item in scores.items()}
     result["data"] |= data
+    origin = _origin(device, "fp32") | {"seconds": round(seconds, 1)}
+    result[ADDED] = result.get(ADDED, {}) | dict.fromkeys(scores, origin)
     _check(result, str(path))
     atomic_write(path, f"{json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode())
     return path
@@ -158,6 +167,13 @@ def paper_tables() -> dict[str, list[dict[str, str]]]:
         file.stem: list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
         for file in sorted(resources.data("paper").glob("*.csv"))
     }
+
+
+def _origin(device: torch.device | str | None, precision: str) -> dict[str, Any]:
+    """Versions, device and commit, the latter marked if the package differs from it."""
+    here = environment(device, precision)
+    commit = f"{here['commit']}-dirty" if here["dirty"] else here["commit"]
+    return {"versions": here["versions"], "device": here["device"], "commit": commit}
 
 
 def _scores(item: Any) -> dict[str, Any]:
@@ -179,7 +195,7 @@ def _check(result: Any, what: str) -> None:
     """Raise `ValueError` unless `result` has the form of a result file."""
     if not isinstance(result, dict):
         raise ValueError(f"{what} is a {type(result).__name__}, expected one JSON object.")
-    if wrong := sorted(set(KEYS) ^ set(result)):
+    if wrong := sorted(set(KEYS) ^ (set(result) - {ADDED})):
         raise ValueError(f"{what} has missing or unknown keys: {', '.join(wrong)}.")
     for key, expected in KEYS.items():
         if not isinstance(result[key], expected) or isinstance(result[key], bool):
@@ -187,6 +203,9 @@ def _check(result: Any, what: str) -> None:
     for name, digest in result["data"].items():
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ValueError(f"{what} has {digest!r} as the checksum of {name}, expected a SHA-256 in hexadecimal.")
+    added = result.get(ADDED, {})
+    if not isinstance(added, dict) or not added.keys() <= result["scores"].keys():
+        raise ValueError(f"{what} says where scores came from that it does not have.")
     for name, scores in result["scores"].items():
         _check_scores(scores, f"{what} has scores of {name} that")
 

@@ -121,14 +121,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_scores_are_added_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results.resources, "published", lambda _name: tmp_path)
     before = results.write(tmp_path / "edsr_x4_2bit.json", **arguments())
-    path = results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA})
+    path = results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA}, seconds=260.04, device="cpu")
     after = results.read(path)
     assert after["scores"] == {"Set5": before["scores"]["Set5"], "Urban100": before["scores"]["Set5"]}
     assert after["data"] == before["data"] | {"Urban100": SHA}
+    added = after.pop("added")
+    assert list(added) == ["Urban100"] and added["Urban100"]["seconds"] == 260
+    assert added["Urban100"]["versions"] == before["versions"] and "fp32" in added["Urban100"]["device"]
     assert {**after, "scores": 0, "data": 0} == {**before, "scores": 0, "data": 0}
+    whole = path.read_text()
     with pytest.raises(ValueError, match="Urban100"):
-        results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA})
-    assert results.read(path) == after
+        results.add_scores("edsr_x4_2bit", {"Urban100": SCORED}, {"Urban100": SHA}, seconds=1)
+    assert path.read_text() == whole
+    path.write_text(whole.replace('"added": {\n  "Urban100"', '"added": {\n  "BSD100"'))
+    with pytest.raises(ValueError, match="says where scores came from that it does not have"):
+        results.read(path)
 
 
 @pytest.mark.parametrize(
