@@ -97,6 +97,11 @@ def teacher_counts(
     return bool(off) and round(max(off), 6) <= TEACHER_WITHIN
 
 
+def _weights(run: dict[str, Any]) -> str | None:
+    """What tells apart the weights that a run started from."""
+    return run["config"].get("source_sha256") or run["config"].get("teacher")
+
+
 def gap_of(
     runs: Sequence[dict[str, Any]],
     dataset: str,
@@ -107,7 +112,8 @@ def gap_of(
     """The gap of a network's runs, one a seed, beside that of the `printed` score.
 
     None in full precision, without a printed or a measured score of the teacher, and for a teacher that was trained for
-    a moment only. Seeds that started from another teacher than the first are left aside.
+    a moment only. Seeds that started from another teacher than the first, by its weights or if those were not recorded
+    by its file, are left aside.
     """
     if not runs or runs[0]["config"]["quantization"] is None:
         return None
@@ -116,7 +122,7 @@ def gap_of(
     teacher = teacher_of(runs[0], measured, carried)
     if full is None or teacher is None or dataset not in teacher["scores"] or not progress.counts(teacher):
         return None
-    alike = [run for run in runs if run["config"].get("teacher") == config["teacher"]]
+    alike = [run for run in runs if _weights(run) == _weights(runs[0])]
     scores = [run["scores"][dataset]["psnr"] for run in alike]
     return Gap(
         round(full - printed, 6),

@@ -80,6 +80,19 @@ def test_seeds_that_scatter_widen_the_verdict() -> None:
     assert found is not None and found.spread == pytest.approx(0.2) and found.status == "larger gap"
 
 
+def test_a_seeds_teacher_is_known_by_its_weights_wherever_they_lay() -> None:
+    teacher = run("full", 31.5)
+    first, alike, other = (run(f"s{seed}", 30.5 - seed, seed=seed, teacher="full") for seed in range(3))
+    alike["config"]["teacher"] = "data/checkpoints/full.safetensors"
+    for each, weights in ((first, "a"), (alike, "a"), (other, "b")):
+        each["config"]["source_sha256"] = weights
+    found = verdict(teacher, first, alike, other).gap
+    assert found is not None and found.ours == pytest.approx(1.5) and found.spread is not None
+    del first["config"]["source_sha256"], other["config"]["source_sha256"]
+    found = verdict(teacher, first, alike, other).gap
+    assert found is not None and found.ours == pytest.approx(2.0), "by their file, if nobody wrote down the weights"
+
+
 def test_a_smoke_run_counts_for_nothing() -> None:
     assert verdict(run("full", 31.5), run("s", 30.4, "smoke", teacher="full")).status == "not run"
     assert verdict(run("full", 31.5, "smoke"), run("s", 30.4, teacher="full")).gap is None
