@@ -25,9 +25,9 @@ from .support import resources
 
 Data = str | os.PathLike[str] | Sequence[Any]
 
-# scikit-image's photographs, split once and for all. All are CC0, public domain, or without known copyright
-# restrictions. Both pictures of the stereo pair are on the same side. Its drawings, test patterns, scanned
-# text and blurred or microscopic grey pictures are left out.
+# scikit-image's photographs, split once and for all. They are CC0, public domain, or without known copyright
+# restrictions, but for three of which it says nothing. Both pictures of the stereo pair are on the same side. Its
+# drawings, test patterns, scanned text and blurred or microscopic grey pictures are left out.
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PHOTOS_TRAIN = (
     "brick.png",
