@@ -20,7 +20,7 @@ ONE_CORE  := OMP_NUM_THREADS=1
 help:
 	@echo "make book       build the book, print where it is"
 	@echo "make test       ruff, mypy, pytest, nbval over every notebook"
-	@echo "make results    list every run of the reproduction: done, running, missing, and its cost"
+	@echo "make results    list every run of the reproduction: done, running, missing, its cost, what is for a GPU"
 	@echo "make notebooks  execute every notebook in place"
 	@echo "make engine     compile the kernels of the engine in the page, for who changes them"
 	@echo "make address    move all links to another repository: make address REPO=owner/name"

@@ -1,4 +1,4 @@
-"""Every run of the reproduction: done, under way, missing, and what it costs."""
+"""Every run of the reproduction: done, under way, missing, what it costs, and which are for a GPU."""
 
 from __future__ import annotations
 

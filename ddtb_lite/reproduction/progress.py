@@ -16,6 +16,9 @@ from ..training.recipe import PRESETS
 from . import estimates, results
 from .experiment import Experiment
 
+# A run that takes a CPU more hours than this is one for a GPU.
+PATIENCE = 1.0
+
 
 def results_in(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The results of the runs whose folders lie in a folder, by name."""
@@ -65,13 +68,15 @@ def listing(
     done: Mapping[str, dict[str, Any]],
     timed: Iterable[dict[str, Any]],
 ) -> str:
-    """A line for each experiment: the scores of what is done, what the rest takes; and the sum of that.
+    """A line for each experiment: the scores of what is done, what the rest takes; the sum of that, and who can do it.
 
     `done` are results by name, `timed` those whose speed the estimates are based on.
     """
     chosen, timed = list(chosen), list(timed)
+    on_cpu = preset != "paper" and all(run["device"].startswith("CPU") for run in estimates.timed(preset, timed))
     width = max((len(each.name) for each in chosen), default=0)
-    lines, left = [], 0.0
+    lines = []
+    left: dict[Experiment, float] = {}
     for each in chosen:
         if result := done.get(each.name):
             outcome = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
@@ -84,12 +89,25 @@ def listing(
             hours = each.hours(preset, timed)
             if hours is not None:
                 hours *= 1 - min(1, (step or 0) / each.steps(preset))
-                state += f", {_duration(hours)}"
-                left += hours
+                state += f", {_duration(hours)}" + (": for a GPU" if on_cpu and hours > PATIENCE else "")
+                left[each] = hours
         lines.append(f"{each.purpose:16s} {each.name:{width}s} {state}")
     if left:
-        lines.append(f"All that is left: {_duration(left)} {estimates.basis(preset, timed)}.")
+        lines.append(f"All that is left: {_duration(sum(left.values()))} {estimates.basis(preset, timed)}.")
+        if on_cpu:
+            lines += _by_device(left)
     return "\n".join(lines)
+
+
+def _by_device(left: Mapping[Experiment, float]) -> list[str]:
+    """What of some runs, given their hours on a CPU, one can do, what is for a GPU, and why."""
+    lines = []
+    for what, large in ((f"On a CPU, none longer than {PATIENCE:g} hour", False), ("For a GPU, by their size", True)):
+        some = {each: hours for each, hours in left.items() if (hours > PATIENCE) == large}
+        if some:
+            models = ", ".join(dict.fromkeys(each.model for each in some))
+            lines.append(f"{what}: {len(some)} of {models}, {_duration(sum(some.values()))}.")
+    return [*lines, "For a GPU, by their length: all runs as long as the paper's, listed by --preset paper."]
 
 
 def last_step(folder: Path, preset: str) -> int | None:

@@ -336,8 +336,30 @@ def test_the_list_says_done_under_way_or_missing(tmp_path: Path) -> None:
     assert re.fullmatch(r"full precision +edsr_x2 +done \(short\): Set5 31.50 dB", lines[0])
     assert lines[2].endswith(f"under way, at step {half}, about 30.0 minutes")
     assert lines[3] == "All that is left: about 30.0 minutes at the speed of runs that are done."
+    assert lines[4] == "On a CPU, none longer than 1 hour: 1 of edsr, about 30.0 minutes."
     paper = progress.listing(chosen, "paper", str(tmp_path), {}, []).splitlines()  # a short state is no progress there
     assert "missing, about 1.5 minutes" in paper[2] and paper[-1].endswith("on one H100, by arithmetic.")
+
+
+def test_the_list_says_what_is_for_a_gpu() -> None:
+    """RDN is seventeen times EDSR's size, and so are its hours; at a GPU's speed nobody needs to be told."""
+    chosen = [ALL[name] for name in ("rdn_x4", "edsr_x4_lsq_2bit", "edsr_x4_pams_2bit", "rdn_x4_lsq_2bit")]
+    timed = [result("edsr_x4_ddtb_2bit", "short", 1800)]
+    lines = progress.listing(chosen, "short", "no/folder", {}, timed).splitlines()
+    assert [line.endswith(": for a GPU") for line in lines[:4]] == [True, False, False, True]
+    hours = [each.hours("short", timed) for each in chosen]
+    assert hours[0] and hours[3] and hours[1] == hours[2] == 0.5
+    assert lines[4:] == [
+        f"All that is left: about {sum(filter(None, hours)):.1f} hours at the speed of runs that are done.",
+        "On a CPU, none longer than 1 hour: 2 of edsr, about 60.0 minutes.",
+        f"For a GPU, by their size: 2 of rdn, about {hours[0] + hours[3]:.1f} hours.",
+        "For a GPU, by their length: all runs as long as the paper's, listed by --preset paper.",
+    ]
+    timed[0]["device"] = "NVIDIA H100"
+    for preset in ("short", "paper"):
+        lines = progress.listing(chosen, preset, "no/folder", {}, timed).splitlines()
+        assert lines[4].startswith("All that is left") and len(lines) == 5
+        assert not any("GPU" in line for line in lines)
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
@@ -402,12 +424,13 @@ def test_the_list_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["experiments", *options, "--commands", "--csv", str(tmp_path / "scores.csv")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "done (smoke): photos 20.00 dB" in printed[0] and "missing, less than a minute" in printed[1]
-    assert printed[3] == ALL["edsr_x2_lsq_3bit"].command("smoke") and len(printed) == 4
+    assert printed[3].startswith("On a CPU") and printed[4].startswith("For a GPU, by their length")
+    assert printed[5] == ALL["edsr_x2_lsq_3bit"].command("smoke") and len(printed) == 6
     assert "photos,20.0,0.8" in (tmp_path / "scores.csv").read_text()
 
     assert main(["experiments", *options, "--json"]) == 0
     output = capsys.readouterr()
-    assert output.err.splitlines() == printed[:3]
+    assert output.err.splitlines() == printed[:5]
     jobs = json.loads(output.out)
     assert [job["name"] for job in jobs] == ["edsr_x2", "edsr_x2_lsq_3bit"]
     assert all(isinstance(job["hours"], float) for job in jobs)
