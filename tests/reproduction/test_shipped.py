@@ -33,6 +33,7 @@ NOT_KEPT = {
     "rdn_d4c4_x4_ddtb_3bit_paper_rate_seed0",
     "rdn_d4c4_x4_ddtb_3bit_fixed_start_paper_rate_seed0",
     *(f"edsr_x4_{method}_4bit" for method in PEERS),
+    *(f"edsr_x2_{method}_{bits}bit" for method in PEERS for bits in (2, 3, 4)),
     *(f"edsr_x4_{method}_3bit" for method in ("dorefa", "pact", "fqsr")),
     "edsr_x4_ddtb_2bit_percentile_95_no_gate",
     *(f"edsr_x4_ddtb_2bit_convolutions_percentile_{percentile}" for percentile in (95, 97)),
