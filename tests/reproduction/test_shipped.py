@@ -44,6 +44,7 @@ NOT_KEPT = {
     "edsr_x4_ddtb_2bit_long",
     "edsr_x4_lsq_2bit_convolutions_long",
     *(f"srresnet_x2_ddtb_{bits}bit" for bits in (2, 3, 4)),
+    *(f"srresnet_x4_{method}_2bit" for method in ("pact", "pams")),
     *(f"srresnet_x{scale}_fqsr_4bit_fully" for scale in (2, 4)),
     *(f"srgan_x{scale}_{method}_4bit_fully" for scale in (2, 4) for method in ("ddtb", "fqsr")),
 }
