@@ -76,7 +76,8 @@ def listing(
     on_cpu = preset != "paper" and all(run["device"].startswith("CPU") for run in estimates.timed(preset, timed))
     width = max((len(each.name) for each in chosen), default=0)
     lines = []
-    left: dict[Experiment, float] = {}
+    small: dict[Experiment, float] = {}  # hours that are left
+    large: dict[Experiment, float] = {}
     for each in chosen:
         if result := done.get(each.name):
             outcome = ", ".join(f"{name} {score['psnr']:.2f} dB" for name, score in result["scores"].items())
@@ -88,26 +89,21 @@ def listing(
             state = "missing" if step is None else f"under way, at step {step}"
             hours = each.hours(preset, timed)
             if hours is not None:
+                for_gpu = on_cpu and hours > PATIENCE
                 hours *= 1 - min(1, (step or 0) / each.steps(preset))
-                state += f", {_duration(hours)}" + (": for a GPU" if on_cpu and hours > PATIENCE else "")
-                left[each] = hours
+                state += f", {_duration(hours)}" + (": for a GPU" if for_gpu else "")
+                (large if for_gpu else small)[each] = hours
         lines.append(f"{each.purpose:16s} {each.name:{width}s} {state}")
-    if left:
+    if left := small | large:
         lines.append(f"All that is left: {_duration(sum(left.values()))} {estimates.basis(preset, timed)}.")
-        if on_cpu:
-            lines += _by_device(left)
+    if left and on_cpu:
+        on_a_cpu = f"On a CPU, none longer than {PATIENCE:g} hour"
+        for what, some in ((on_a_cpu, small), ("For a GPU, by their size", large)):
+            if some:
+                models = ", ".join(dict.fromkeys(each.model for each in some))
+                lines.append(f"{what}: {len(some)} of {models}, {_duration(sum(some.values()))}.")
+        lines.append("For a GPU, by their length: all runs as long as the paper's, listed by --preset paper.")
     return "\n".join(lines)
-
-
-def _by_device(left: Mapping[Experiment, float]) -> list[str]:
-    """What of some runs, given their hours on a CPU, one can do, what is for a GPU, and why."""
-    lines = []
-    for what, large in ((f"On a CPU, none longer than {PATIENCE:g} hour", False), ("For a GPU, by their size", True)):
-        some = {each: hours for each, hours in left.items() if (hours > PATIENCE) == large}
-        if some:
-            models = ", ".join(dict.fromkeys(each.model for each in some))
-            lines.append(f"{what}: {len(some)} of {models}, {_duration(sum(some.values()))}.")
-    return [*lines, "For a GPU, by their length: all runs as long as the paper's, listed by --preset paper."]
 
 
 def last_step(folder: Path, preset: str) -> int | None:

@@ -341,8 +341,8 @@ def test_the_list_says_done_under_way_or_missing(tmp_path: Path) -> None:
     assert "missing, about 1.5 minutes" in paper[2] and paper[-1].endswith("on one H100, by arithmetic.")
 
 
-def test_the_list_says_what_is_for_a_gpu() -> None:
-    """RDN is seventeen times EDSR's size, and so are its hours; at a GPU's speed nobody needs to be told."""
+def test_the_list_says_what_is_for_a_gpu(tmp_path: Path) -> None:
+    """A run is large as a whole, however little of it is left; at a GPU's speed nobody needs to be told."""
     chosen = [ALL[name] for name in ("rdn_x4", "edsr_x4_lsq_2bit", "edsr_x4_pams_2bit", "rdn_x4_lsq_2bit")]
     timed = [result("edsr_x4_ddtb_2bit", "short", 1800)]
     lines = progress.listing(chosen, "short", "no/folder", {}, timed).splitlines()
@@ -355,6 +355,13 @@ def test_the_list_says_what_is_for_a_gpu() -> None:
         f"For a GPU, by their size: 2 of rdn, about {hours[0] + hours[3]:.1f} hours.",
         "For a GPU, by their length: all runs as long as the paper's, listed by --preset paper.",
     ]
+    (tmp_path / "rdn_x4_lsq_2bit").mkdir()
+    nearly = ALL["rdn_x4_lsq_2bit"].steps("short") - 1
+    state = {"step": nearly, "phase": "live", "identity": {"recipe": {"preset_name": "short"}}}
+    safetensors.torch.save_file({}, tmp_path / "rdn_x4_lsq_2bit" / "state.safetensors", {"run": json.dumps(state)})
+    lines = progress.listing(chosen[3:], "short", str(tmp_path), {}, timed).splitlines()
+    assert lines[0].endswith(": for a GPU") and lines[2].startswith("For a GPU, by their size: 1 of rdn")
+
     timed[0]["device"] = "NVIDIA H100"
     for preset in ("short", "paper"):
         lines = progress.listing(chosen, preset, "no/folder", {}, timed).splitlines()
